@@ -1,0 +1,1 @@
+"""JAX/Flax pretraining of BERT-family encoders. Nothing in this package imports TensorFlow."""
