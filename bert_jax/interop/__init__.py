@@ -1,0 +1,1 @@
+"""Hugging Face and original TensorFlow checkpoints: name tables, import, export, verification."""

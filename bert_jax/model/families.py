@@ -1,0 +1,52 @@
+"""One short function per family: published sizes in, spec out. The keyword names are those of the configs' `model` section."""
+
+from bert_jax.model.spec import AttentionSpec, EmbeddingSpec, EncoderSpec, MlpSpec, ModelSpec
+
+
+def bert(
+    *,
+    vocab_size: int,
+    hidden_size: int,
+    num_layers: int,
+    num_heads: int,
+    intermediate_size: int,
+    max_positions: int = 512,
+    type_vocab_size: int = 2,
+    activation: str = "gelu",
+    norm_eps: float = 1e-12,
+    dropout: float = 0.1,
+    attention_dropout: float = 0.1,
+    initializer_range: float = 0.02,
+    nsp: bool = True,
+) -> ModelSpec:
+    """BERT (Devlin et al. 2018, arXiv 1810.04805): post-norm blocks, learned positions, MLM and NSP heads."""
+    if hidden_size % num_heads:
+        raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
+    return ModelSpec(
+        encoder=EncoderSpec(
+            embedding=EmbeddingSpec(vocab_size, max_positions, type_vocab_size),
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+            attention=AttentionSpec(num_heads, hidden_size // num_heads, attention_dropout),
+            mlp=MlpSpec(intermediate_size, activation),
+            norm_eps=norm_eps,
+            dropout=dropout,
+            initializer_range=initializer_range,
+        ),
+        nsp=nsp,
+    )
+
+
+FAMILIES = {"bert": bert}
+
+
+def build_spec(model: dict) -> ModelSpec:
+    """The spec of a config's `model` section: {"family": name, ...keywords of that family's function}."""
+    numbers = dict(model)
+    family = numbers.pop("family", None)
+    if family not in FAMILIES:
+        raise ValueError(f"model.family is {family!r}; known families: {', '.join(FAMILIES)}")
+    try:
+        return FAMILIES[family](**numbers)
+    except TypeError as error:  # an unknown or missing keyword; Python's message names it
+        raise ValueError(f"config section `model` does not fit the family {family!r}: {error}") from None

@@ -1,0 +1,116 @@
+"""The small parts every block is made of: Project, Norm, Embedding, dropout, and stacking of layers.
+
+Parameters are float32 and carry their logical axes in metadata (`axes`), which `sharding.py` maps to mesh axes. The compute dtype is the dtype
+of the activations: each part casts its parameters to it.
+
+Einsum letters, the same everywhere: b batch, l length (q and k: query and key positions), d hidden size, h heads, c head size,
+f intermediate size, p prediction slots, v vocabulary.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+ACTIVATION_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+def truncated_normal(key: jax.Array, shape: tuple[int, ...], std: float) -> jax.Array:
+    """Normal of standard deviation `std` before truncation at two of them, as BERT's `truncated_normal_initializer`."""
+    return std * jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32)
+
+
+class Project(nnx.Module):
+    """A linear map over named axes, by einsum: `equation` is "input,kernel->output"; the bias has the kernel's output axes."""
+
+    def __init__(self, equation: str, axes: dict[str, int], num_inputs: int, *, std: float, rngs: nnx.Rngs):
+        """axes: logical name -> size, in the kernel's order, the `num_inputs` contracted ones first."""
+        names, shape = tuple(axes), tuple(axes.values())
+        self.equation = equation
+        self.kernel = nnx.Param(truncated_normal(rngs.params(), shape, std), axes=names)
+        self.bias = nnx.Param(jnp.zeros(shape[num_inputs:], jnp.float32), axes=names[num_inputs:])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
+
+
+class Norm(nnx.Module):
+    """Layer normalisation over the last axis; statistics in float32 whatever the input."""
+
+    def __init__(self, size: int, eps: float):
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones((size,), jnp.float32), axes=("hidden",))
+        self.bias = nnx.Param(jnp.zeros((size,), jnp.float32), axes=("hidden",))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        mean = wide.mean(-1, keepdims=True)
+        centred = wide - mean
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        normal = centred * jax.lax.rsqrt(variance + self.eps)
+        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """A table [rows, hidden], looked up by integer ids."""
+
+    def __init__(self, rows: int, size: int, axis: str, *, std: float, used_rows: int | None = None, rngs: nnx.Rngs):
+        """used_rows: rows beyond it are padding and start at zero."""
+        table = truncated_normal(rngs.params(), (rows, size), std)
+        if used_rows is not None:
+            table = jnp.where(jnp.arange(rows)[:, None] < used_rows, table, 0.0)
+        self.embedding = nnx.Param(table, axes=(axis, "embed"))
+
+    def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        return self.embedding[...].astype(dtype)[ids]
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes elements with probability `rate` (in steps of 1/65536, from 16-bit draws) and rescales; key=None means evaluation."""
+    if key is None or rate == 0.0:
+        return x
+    threshold = round(rate * 65536)
+    keep = jax.random.bits(key, x.shape, jnp.uint16) >= threshold
+    return jnp.where(keep, x / (1.0 - threshold / 65536), jnp.zeros_like(x))
+
+
+def split_key(key: jax.Array | None, count: int) -> list[jax.Array | None]:
+    return [None] * count if key is None else list(jax.random.split(key, count))
+
+
+def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """One module whose every parameter holds `count` layers along a new first axis, `layers`."""
+
+    def pure(key: jax.Array) -> dict:
+        return nnx.to_pure_dict(nnx.split(make(nnx.Rngs(params=key)))[1])
+
+    stacked = jax.vmap(pure)(jax.random.split(rngs.params(), count))
+    module = nnx.eval_shape(lambda: make(nnx.Rngs(params=0)))
+    for path, parameter in nnx.iter_graph(module):
+        if isinstance(parameter, nnx.Param):
+            value = stacked
+            for name in path:
+                value = value[name]
+            parameter.set_metadata(axes=("layers", *parameter.get_metadata("axes")))
+            parameter.set_value(value)
+    return module
+
+
+def scan_layers(module: nnx.Module, body: Callable, carry: jax.Array, keys: jax.Array | None, *, wrap: Callable = lambda f: f, unroll: int = 1):
+    """Runs `body(layer, carry, key) -> (carry, out)` over the layers of a stacked module; returns (carry, stacked outs).
+
+    wrap: applied to the scanned function, for rematerialisation.
+    """
+    graphdef, state = nnx.split(module)
+
+    def step(carry, layer):
+        parameters, key = layer
+        return body(nnx.merge(graphdef, parameters), carry, key)
+
+    return jax.lax.scan(wrap(step), carry, (nnx.to_pure_dict(state), keys), unroll=unroll)
+

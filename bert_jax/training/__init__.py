@@ -1,0 +1,1 @@
+"""Objectives, optimizers, the train step, the loop, checkpoints and metrics."""
