@@ -1,0 +1,57 @@
+"""What is minimised. An objective gives sums and weights, never means, so that gradient accumulation and global means are exact.
+
+`weights(batch)` depends on the batch alone: a step takes the weights of the whole global batch first, and each micro-batch then contributes
+its loss sums divided by them.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.model.heads import PretrainingModel
+from bert_jax.model.spec import Compute
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLm:
+    """Masked language modelling and, if `nsp`, next-sentence prediction; their mean losses are added (Devlin et al. 2018, appendix A.2)."""
+
+    nsp: bool
+
+    def weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Float32 scalars: the number of terms in each loss."""
+        weights = {"mlm": batch["mlm_weights"].sum()}
+        return weights | {"nsp": jnp.float32(batch["nsp_labels"].shape[0])} if self.nsp else weights
+
+    def sums(
+        self, model: PretrainingModel, batch: dict[str, jax.Array], *, key: jax.Array | None, compute: Compute
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """(loss sums, counts of right predictions), float32 scalars under the same names as `weights`."""
+        logits = model(batch, key=key, compute=compute)
+        losses, right = {}, {}
+        weights, targets = batch["mlm_weights"], batch["mlm_targets"]
+        losses["mlm"] = (cross_entropy(logits["mlm"], targets) * weights).sum()
+        right["mlm"] = ((logits["mlm"].argmax(-1) == targets) * weights).sum()
+        if self.nsp:
+            labels = batch["nsp_labels"]
+            losses["nsp"] = cross_entropy(logits["nsp"], labels).sum()
+            right["nsp"] = (logits["nsp"].argmax(-1) == labels).sum().astype(jnp.float32)
+        return losses, right
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """float32 logits [..., v], integer targets [...] -> float32 [...], in nats."""
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def total_loss(losses: dict[str, jax.Array], weights: dict[str, jax.Array]) -> jax.Array:
+    """The sum of the mean losses; a loss without terms counts as 0."""
+    return sum(losses[name] / jnp.maximum(weights[name], 1.0) for name in losses)
+
+
+def ratios(losses: dict, right: dict, weights: dict) -> dict[str, tuple]:
+    """Metrics as (numerator, denominator) pairs, to be added up over batches and divided once."""
+    metrics = {f"{name}_loss": (losses[name], weights[name]) for name in losses}
+    return metrics | {f"{name}_accuracy": (right[name], weights[name]) for name in right}

@@ -1,0 +1,101 @@
+"""The training state, and the one way to make it: shapes first, then shardings, then arrays. Init, restore and planning share it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from bert_jax.model.heads import PretrainingModel
+from bert_jax.model.spec import ModelSpec
+from bert_jax.sharding import partition_spec, replicated
+
+Tree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class TrainState:
+    """All that training changes. step: int32 scalar, the number of updates done; params: nested dict of float32 arrays."""
+
+    step: jax.Array
+    params: Tree
+    opt_state: Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Blueprint:
+    """A model without its arrays. params: nested dict of ShapeDtypeStruct; axes: the same tree with logical axis names."""
+
+    spec: ModelSpec
+    graphdef: nnx.GraphDef
+    params: Tree
+    axes: Tree
+
+    def init(self, key: jax.Array) -> Tree:
+        """Parameters by the published initialisation (truncated normal of std 0.02, zero biases, unit norms)."""
+        return nnx.to_pure_dict(nnx.split(PretrainingModel(self.spec, rngs=nnx.Rngs(params=key)))[1])
+
+    def model(self, params: Tree) -> PretrainingModel:
+        return nnx.merge(self.graphdef, params)
+
+    @property
+    def num_params(self) -> int:
+        """Parameters of the model as published, without the padding of the vocabulary."""
+        embedding, hidden = self.spec.encoder.embedding, self.spec.encoder.hidden_size
+        padding = (embedding.padded_vocab_size - embedding.vocab_size) * (hidden + 1)
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params)) - padding
+
+
+def make_blueprint(spec: ModelSpec) -> Blueprint:
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: PretrainingModel(spec, rngs=nnx.Rngs(params=0))))
+    axes = jax.tree.map(lambda leaf: leaf.get_metadata("axes"), state, is_leaf=lambda node: isinstance(node, nnx.Variable))
+    return Blueprint(spec, graphdef, nnx.to_pure_dict(state), nnx.to_pure_dict(axes))
+
+
+def param_shardings(blueprint: Blueprint, mesh: Mesh) -> Tree:
+    return jax.tree.map(lambda axes: NamedSharding(mesh, partition_spec(axes)), blueprint.axes, is_leaf=lambda node: isinstance(node, tuple))
+
+
+def abstract_state(blueprint: Blueprint, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """A TrainState of ShapeDtypeStructs that carry their shardings; moments are sharded as their parameters."""
+    shardings = param_shardings(blueprint, mesh)
+    opt_state = jax.eval_shape(tx.init, blueprint.params)
+    opt_shardings = optax.tree.map_params(
+        tx, lambda _, sharding: sharding, opt_state, shardings, transform_non_params=lambda _: replicated(mesh)
+    )
+
+    def place(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
+        params=jax.tree.map(place, blueprint.params, shardings),
+        opt_state=jax.tree.map(place, opt_state, opt_shardings),
+    )
+
+
+def shardings_of(abstract: Tree) -> Tree:
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def init_state(blueprint: Blueprint, tx: optax.GradientTransformation, abstract: TrainState, key: jax.Array) -> TrainState:
+    """A fresh state, each array made where it lives."""
+
+    def init(key):
+        params = blueprint.init(key)
+        return TrainState(jnp.int32(0), params, tx.init(params))
+
+    return jax.jit(init, out_shardings=shardings_of(abstract))(key)
+
+
+def state_from_params(params: Tree, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
+    """A state at step 0 from given parameters, with a fresh optimizer state."""
+
+    def init(params):
+        return TrainState(jnp.int32(0), params, tx.init(params))
+
+    return jax.jit(init, out_shardings=shardings_of(abstract), donate_argnums=0)(params)

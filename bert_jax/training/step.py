@@ -1,0 +1,89 @@
+"""The update and the evaluation of one batch, as pure functions under plain `jax.jit`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from bert_jax.model.spec import Compute
+from bert_jax.sharding import batch_sharding, replicated
+from bert_jax.training.objectives import MaskedLm, ratios, total_loss
+from bert_jax.training.optim import Schedule
+from bert_jax.training.state import Blueprint, TrainState, shardings_of
+
+
+def make_train_step(
+    blueprint: Blueprint,
+    objective: MaskedLm,
+    tx: optax.GradientTransformation,
+    schedule: Schedule,
+    compute: Compute,
+    abstract: TrainState,
+    mesh: Mesh,
+    *,
+    accumulate: int = 1,
+) -> Callable:
+    """`train_step(state, batch, key) -> (state, metrics)`, compiled, donating the state.
+
+    accumulate: the batch is worked through in that many micro-batches; the update is that of the whole batch. metrics: name -> (numerator, denominator).
+    """
+
+    def gradients(params, micro, weights, key):
+        def loss_of(params):
+            losses, right = objective.sums(blueprint.model(params), micro, key=key, compute=compute)
+            return total_loss(losses, weights), (losses, right)
+
+        (_, sums), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return grads, sums
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
+        key = jax.random.fold_in(key, state.step)
+        weights = objective.weights(batch)
+        if accumulate == 1:
+            grads, (losses, right) = gradients(state.params, batch, weights, key)
+        else:
+
+            def add(total, indexed):
+                index, micro = indexed
+                part = gradients(state.params, micro, weights, jax.random.fold_in(key, index))
+                return jax.tree.map(jnp.add, total, part), None
+
+            micros = jax.tree.map(lambda field: split_batch(field, accumulate), batch)
+            first = jax.tree.map(lambda field: field[0], micros)
+            shapes = jax.eval_shape(gradients, state.params, first, weights, key)
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            (grads, (losses, right)), _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), micros))
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        one = jnp.float32(1)
+        metrics = ratios(losses, right, weights) | {
+            "loss": (total_loss(losses, weights), one),
+            "grad_norm": (optax.global_norm(grads), one),
+            "learning_rate": (schedule(state.step), one),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    shardings = shardings_of(abstract)
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+    )
+
+
+def split_batch(field: jax.Array, count: int) -> jax.Array:
+    """[b, ...] -> [count, b/count, ...]; micro-batch i takes rows i, i + count, ..., so that every device keeps its own rows."""
+    return field.reshape(field.shape[0] // count, count, *field.shape[1:]).swapaxes(0, 1)
+
+
+def make_eval_step(blueprint: Blueprint, objective: MaskedLm, compute: Compute, abstract_params, mesh: Mesh) -> Callable:
+    """`eval_step(params, batch) -> metrics` without dropout; metrics: name -> (numerator, denominator)."""
+
+    def eval_step(params, batch):
+        losses, right = objective.sums(blueprint.model(params), batch, key=None, compute=compute)
+        return ratios(losses, right, objective.weights(batch))
+
+    return jax.jit(eval_step, in_shardings=(shardings_of(abstract_params), batch_sharding(mesh)), out_shardings=replicated(mesh))
