@@ -189,15 +189,19 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None
+
+
 def read_run_config(workdir: Path) -> dict[str, Any]:
     """The config.json of a workdir, checked field by field."""
     path = workdir / "config.json"
     if not path.is_file():
         raise ConfigError(f"{workdir} has no config.json: it is not the workdir of a pretraining run")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from None
+    config = read_json(path)
     _check_fields(_flatten(config), str(path))
     return config
 

@@ -1,0 +1,81 @@
+"""Top predictions for [MASK] in sentences: ids in, tokens and probabilities out."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tokenizers import Tokenizer
+
+from bert_jax.model.heads import PretrainingModel
+from bert_jax.training.state import Blueprint
+
+BUCKET = 32  # lengths are padded to multiples of this, so that few shapes are compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    token: str
+    id: int
+    probability: float
+
+
+class FillMask:
+    """A model with its tokenizer. params: the nested dict of the blueprint's arrays.
+
+    tokenizer: with [CLS], [SEP], [PAD] and [MASK], as `bert-jax tokenizer` and Hugging Face BERT directories have it.
+    """
+
+    def __init__(self, blueprint: Blueprint, params: dict, tokenizer: Tokenizer):
+        self.blueprint, self.params, self.tokenizer = blueprint, params, tokenizer
+        self.cls, self.sep, self.pad, self.mask = (tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]", "[PAD]", "[MASK]"))
+        self._probabilities = jax.jit(self._forward)
+
+    def _forward(self, params: dict, batch: dict[str, jax.Array]) -> jax.Array:
+        model: PretrainingModel = self.blueprint.model(params)
+        return jax.nn.softmax(model.mlm_logits(model.encoder(batch), batch["mlm_positions"]), axis=-1)
+
+    def __call__(self, texts: list[str], *, top_k: int = 5) -> list[list[list[Prediction]]]:
+        """For each text, for each of its masks, the `top_k` most probable tokens, best first.
+
+        ValueError for a text without [MASK], or one longer than the model's positions.
+        """
+        rows = [self._encode(text) for text in texts]
+        longest = max(len(row) for row in rows)
+        limit = self.blueprint.spec.encoder.embedding.max_positions
+        length = min(-(-longest // BUCKET) * BUCKET, limit)
+        slots = max(row.count(self.mask) for row in rows)
+        input_ids = np.full((len(rows), length), self.pad, np.int32)
+        segment_ids = np.zeros_like(input_ids)
+        positions = np.zeros((len(rows), slots), np.int32)
+        for index, row in enumerate(rows):
+            input_ids[index, : len(row)] = row
+            segment_ids[index, : len(row)] = 1
+            masked = np.flatnonzero(np.asarray(row) == self.mask)
+            positions[index, : len(masked)] = masked
+        batch = {
+            "input_ids": input_ids, "segment_ids": segment_ids, "token_type_ids": np.zeros_like(input_ids), "mlm_positions": positions,
+        }
+        probabilities, ids = jax.lax.top_k(self._probabilities(self.params, jax.tree.map(jnp.asarray, batch)), top_k)
+        probabilities, ids = np.asarray(probabilities), np.asarray(ids)
+        return [
+            [
+                [Prediction(self.tokenizer.id_to_token(int(i)), int(i), float(p)) for i, p in zip(ids[row, slot], probabilities[row, slot])]
+                for slot in range(rows[row].count(self.mask))
+            ]
+            for row in range(len(rows))
+        ]
+
+    def _encode(self, text: str) -> list[int]:
+        if "[MASK]" not in text:
+            raise ValueError(f'no [MASK] in {text!r}; write for instance "The capital of France is [MASK]."')
+        ids: list[int] = [self.cls]
+        for index, piece in enumerate(text.split("[MASK]")):
+            if index:
+                ids.append(self.mask)
+            ids += self.tokenizer.encode(piece, add_special_tokens=False).ids
+        ids.append(self.sep)
+        limit = self.blueprint.spec.encoder.embedding.max_positions
+        if len(ids) > limit:
+            raise ValueError(f"the text has {len(ids)} tokens, but the model takes at most {limit}: {text[:60]!r}...")
+        return ids

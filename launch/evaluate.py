@@ -1,0 +1,33 @@
+"""`bert-jax evaluate`: held-out metrics of a workdir's checkpoint, on the same batches with the same masks every time."""
+
+from pathlib import Path
+
+import jax
+
+from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.loop import evaluation_line
+from launch.config import ConfigError, read_run_config
+from launch.pretrain import held_out_evaluation
+from launch.run import build_run, open_data, resolve_vocabulary
+from bert_jax.training.state import TrainState
+
+
+def evaluate_workdir(workdir: Path, *, step: int | None = None, data_path: str | None = None) -> dict[str, float]:
+    """Metrics of the checkpoint of `step` (None: the newest whole one). data_path: another token store with the same tokenizer."""
+    config = read_run_config(workdir)
+    if data_path:
+        config["data"]["path"] = data_path
+    data = open_data(config)
+    run = build_run(resolve_vocabulary(config, data))
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    step = checkpoints.newest() if step is None else step
+    if step is None:
+        raise ConfigError(f"{workdir} has no checkpoint yet")
+    evaluation = held_out_evaluation(config, run, data)
+    if evaluation is None:
+        raise ConfigError(f"{data.path} holds recorded batches, which have no held-out part; give a token store with --data=STORE")
+    with jax.set_mesh(run.mesh):
+        params = checkpoints.restore(step, {"params": run.abstract.params})["params"]
+        metrics = evaluation(TrainState(step, params, None))
+    print(evaluation_line(step, metrics))
+    return metrics | {"step": step}

@@ -1,0 +1,66 @@
+"""Opens a model for use: from a workdir's checkpoint or from a Hugging Face directory."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from tokenizers import Tokenizer
+
+from bert_jax.fill_mask import FillMask
+from bert_jax.interop import huggingface
+from bert_jax.model.families import build_spec
+from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.state import Blueprint, make_blueprint
+from launch.config import ConfigError
+from launch.model_section import read_model_section
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """section: the config's `model` section; params: nested dict of float32 arrays; origin: in words; step: None for an exported directory."""
+
+    section: dict
+    blueprint: Blueprint
+    params: dict
+    tokenizer_dir: Path
+    origin: str
+    step: int | None
+
+    def tokenizer(self) -> Tokenizer:
+        from data_pipeline import tokenizers
+
+        return tokenizers.load(self.tokenizer_dir).hf
+
+    def fill_mask(self) -> FillMask:
+        return FillMask(self.blueprint, self.params, self.tokenizer())
+
+
+def load_model(path: Path, *, step: int | None = None) -> LoadedModel:
+    """path: a workdir (of pretrain or import) or an exported directory. step: which checkpoint; None takes the newest whole one."""
+    if not path.is_dir():
+        raise ConfigError(f"{path} is not a directory; give a workdir or an exported model")
+    if (path / "model.json").is_file():
+        return _from_workdir(path, step)
+    if (path / "config.json").is_file():
+        if step is not None:
+            raise ConfigError(f"{path} is an exported model and has no steps; --step goes with a workdir")
+        imported = huggingface.load(path, key=jax.random.key(0))
+        blueprint = make_blueprint(build_spec(imported.model_section))
+        return LoadedModel(imported.model_section, blueprint, imported.params, Path(imported.tokenizer_dir), str(path), None)
+    raise ConfigError(f"{path} holds neither a bert_jax workdir (model.json) nor an exported model (config.json)")
+
+
+def _from_workdir(workdir: Path, step: int | None) -> LoadedModel:
+    section = read_model_section(workdir)
+    blueprint = make_blueprint(build_spec(section))
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    if step is None:
+        step = checkpoints.newest()
+        if step is None:
+            raise ConfigError(f"{workdir} has no checkpoint yet")
+    elif reason := checkpoints.damage(step):
+        raise ConfigError(f"the checkpoint of step {step} is damaged: {reason}; steps there: {checkpoints.steps()}")
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), blueprint.params)
+    params = checkpoints.restore(step, {"params": abstract})["params"]
+    return LoadedModel(section, blueprint, params, workdir / "tokenizer", f"{workdir} at step {step}", step)

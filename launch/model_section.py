@@ -1,0 +1,33 @@
+"""The model section of a workdir (model.json): what is needed to rebuild the network, written by pretraining and by import."""
+
+from pathlib import Path
+
+from launch.config import ConfigError, read_json, write_json
+
+# Fields that change how a model is trained, not which arrays it has or what it computes.
+NOT_STRUCTURE = ("dropout", "attention_dropout", "initializer_range")
+
+
+def write_model_section(workdir: Path, model: dict) -> None:
+    write_json(workdir / "model.json", model)
+
+
+def read_model_section(workdir: Path) -> dict:
+    path = workdir / "model.json"
+    if not path.is_file():
+        raise ConfigError(f"{workdir} holds no model (no model.json): give a workdir of `bert-jax pretrain` or `bert-jax import`")
+    return read_json(path)
+
+
+def check_same_model(held: dict, asked: dict, workdir: Path) -> None:
+    """ConfigError naming the fields in which the config's model differs from the workdir's."""
+    differing = [
+        f"model.{name}: the workdir has {held.get(name)!r}, the config {asked.get(name)!r}"
+        for name in sorted(held.keys() | asked.keys())
+        if name not in NOT_STRUCTURE and held.get(name) != asked.get(name)
+    ]
+    if differing:
+        fix = " ".join(
+            f"--config.model.{name}={held[name]}" for name in held if name not in NOT_STRUCTURE and held[name] != asked.get(name)
+        )
+        raise ConfigError(f"the model in {workdir} is not the config's:\n  " + "\n  ".join(differing) + f"\nTo train that model: {fix}")

@@ -1,0 +1,142 @@
+"""`bert-jax pretrain`: builds a run from its config, starts or continues it in a workdir, and writes the report at the end."""
+
+import dataclasses
+import logging
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.evaluate import evaluate
+from bert_jax.training.loop import Cadence, Hardware, fit
+from bert_jax.training.metrics import PEAK_FLOPS, RunLog, model_flops
+from bert_jax.training.state import TrainState, init_state, state_from_params
+from bert_jax.training.step import make_eval_step, make_train_step
+from launch import config as configs
+from launch.config import ConfigError
+from launch.model_section import check_same_model, read_model_section, write_model_section
+from launch.report import write_report
+from launch.run import Data, Run, build_run, check_nsp, copy_tokenizer, environment, make_source, open_data, resolve_vocabulary
+from launch.samples import write_samples
+
+STOPPED = 75  # exit status: stopped by a signal with the state saved; the same command continues
+log = logging.getLogger("bert_jax")
+
+
+def pretrain(config: dict, workdir: Path, *, accept_changes: bool = False) -> int:
+    """Trains to config["steps"]; returns 0, or 75 after SIGTERM or SIGINT. Continues from the workdir's newest whole checkpoint."""
+    data = open_data(config)
+    config = resolve_vocabulary(config, data)
+    check_nsp(config)
+    run = build_run(config)
+    check_continues(config, data, workdir, accept_changes)
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config["checkpoint"]["keep"])
+    if jax.process_index() == 0:
+        checkpoints.remove_partial()
+    with jax.set_mesh(run.mesh):
+        state, origin = first_state(config, run, checkpoints)
+        start = int(state.step)
+        if jax.process_index() == 0:
+            copy_tokenizer(data.tokenizer_dir, workdir)
+            configs.write_json(workdir / "config.json", config)
+            configs.write_json(workdir / "data.json", {"fingerprint": data.fingerprint})
+            configs.write_json(workdir / "environment.json", environment())
+            write_model_section(workdir, config["model"])
+        describe(config, run, data, workdir, origin)
+        if start >= config["steps"]:
+            log.info("the run is already at step %d of %d; nothing to do", start, config["steps"])
+            return 0
+
+        run_log = RunLog(workdir, start, enabled=jax.process_index() == 0)
+        run_log.event(start, "resumed" if start else "started", origin)
+        state, finished = fit(
+            state,
+            train_step=make_train_step(
+                run.blueprint, run.objective, run.tx, run.schedule, run.compute, run.abstract, run.mesh, accumulate=config["accumulate"]
+            ),
+            source=make_source(config, data, run.mesh),
+            evaluate=held_out_evaluation(config, run, data),
+            checkpoints=checkpoints,
+            run_log=run_log,
+            mesh=run.mesh,
+            cadence=Cadence(config["steps"], config["log_every"], config["eval"]["every"], config["checkpoint"]["every"]),
+            hardware=hardware(config, run),
+            key=jax.random.key(config["seed"], impl=config["dropout_rng"]),
+            expected_first_loss=math.log(config["model"]["vocab_size"]) if origin == "fresh weights" else None,
+        )
+        if not finished:
+            return STOPPED
+        run_log.event(config["steps"], "finished")
+        run_log.close()
+        if jax.process_index() == 0:
+            write_samples(workdir, run.blueprint, state.params, data, step=config["steps"])
+            log.info("report: %s", write_report(workdir))
+            log.info("checkpoint: %s", checkpoints.path(config["steps"]))
+    return 0
+
+
+def check_continues(config: dict, data: Data, workdir: Path, accept_changes: bool) -> None:
+    """ConfigError with every difference if the workdir holds another run, or a model that the config does not describe."""
+    changes = []
+    if (workdir / "config.json").exists():
+        changes = configs.differences(configs.read_run_config(workdir), config)
+        before = configs.read_json(workdir / "data.json").get("fingerprint")
+        if before != data.fingerprint:
+            changes.append(f"data (fingerprint of its contents): {before} -> {data.fingerprint}")
+    if changes and not accept_changes:
+        raise ConfigError(
+            f"{workdir} holds a run with another config:\n  " + "\n  ".join(changes) + "\n"
+            "Use its config, or another --workdir, or --accept-changes to go on with the new one"
+        )
+    for change in changes:
+        log.warning("continuing with a changed config: %s", change)
+    if (workdir / "model.json").exists():
+        check_same_model(read_model_section(workdir), config["model"], workdir)
+
+
+def first_state(config: dict, run: Run, checkpoints: Checkpoints) -> tuple[TrainState, str]:
+    """(state, where it came from): the newest checkpoint, imported weights, or a fresh initialisation."""
+    step = checkpoints.newest()
+    if step is None:
+        return init_state(run.blueprint, run.tx, run.abstract, jax.random.key(config["seed"])), "fresh weights"
+    wanted = {"params": run.abstract.params, "opt_state": run.abstract.opt_state}
+    held = checkpoints.restore(step, checkpoints.abstract(step, wanted))
+    if "opt_state" not in held:
+        return state_from_params(held["params"], run.tx, run.abstract), "imported weights"
+    step_array = jax.device_put(np.int32(step), run.abstract.step.sharding)
+    return TrainState(step_array, held["params"], held["opt_state"]), f"checkpoint of step {step}"
+
+
+def held_out_evaluation(config: dict, run: Run, data: Data):
+    """A function of the state giving held-out metrics, or None if the data has no held-out part."""
+    if data.recorded:
+        return None
+    source = make_source(config, data, run.mesh, split="eval")
+    eval_step = make_eval_step(run.blueprint, run.objective, dataclasses.replace(run.compute, remat="none"), run.abstract.params, run.mesh)
+    batches = max(min(config["eval"]["sequences"], source.num_sequences) // config["eval"]["batch_size"], 1)
+    baseline = int(np.argmax(data.unigram_counts))
+    return lambda state: evaluate(state.params, eval_step, source.batches(0, batches), run.mesh, baseline_token=baseline)
+
+
+def hardware(config: dict, run: Run) -> Hardware:
+    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+    flops = model_flops(run.blueprint.spec, config["length"], config["masking"]["predictions"])
+    return Hardware(flops, peak * jax.device_count() if peak else None)
+
+
+def describe(config: dict, run: Run, data: Data, workdir: Path, origin: str) -> None:
+    """The lines a person sees before the first step."""
+    model = config["model"]
+    log.info(
+        "%s: %d layers x %d, vocabulary %s, %.1fM parameters", model["family"], model["num_layers"], model["hidden_size"],
+        f"{model['vocab_size']:,}", run.blueprint.num_params / 1e6,
+    )
+    log.info(
+        "%s device(s), mesh %s, %s; batches of %d x %d from %s", jax.device_count(), dict(run.mesh.shape), run.compute.dtype,
+        config["batch_size"], config["length"], data.path,
+    )
+    log.info("workdir %s: starting from %s", workdir, origin)
