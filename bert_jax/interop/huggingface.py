@@ -1,0 +1,181 @@
+"""Hugging Face BERT directories: writes our parameters as one, and reads one into our parameters.
+
+Neither needs torch or transformers (a `pytorch_model.bin` needs torch). The export is the complete pretraining model: with NSP it is a
+`BertForPreTraining`, without a `BertForMaskedLM`, and that class loads it without a remark. As with google-bert/bert-base-uncased, a narrower class
+(`BertModel`, `BertForMaskedLM` on a model with NSP) loads all it has a place for and reports the heads it leaves out as unexpected;
+only `BertModel` on a model without NSP has a missing weight, the pooler, for that was never trained.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+import tokenizers
+
+from bert_jax.interop import bert_config, model_card, names
+from bert_jax.model.families import build_spec
+
+WEIGHTS, INDEX, TORCH_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+CONFIG, README = "config.json", "README.md"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+PRODUCER = {"format": "pt", "producer": "bert_jax"}  # transformers asks for the format; the producer marks a directory as ours to overwrite
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """A checkpoint as ours: parameters are float32 numpy arrays; tokenizer_dir is None if the directory has no tokenizer."""
+
+    model_section: dict
+    params: dict
+    tokenizer_dir: pathlib.Path | None
+    notes: list[str]
+
+
+def export(params: dict, model_section: dict, tokenizer_dir: str | os.PathLike, directory: str | os.PathLike, *, card: dict | None = None) -> None:
+    """Writes a directory that stock transformers loads: model.safetensors (float32), config.json, the tokenizer's files and a model card.
+
+    card: facts and metrics of the run for the model card, {heading: {name: value}}. The directory appears whole or not at all. ValueError if it
+    holds anything but an earlier export, or if tokenizer and model do not fit.
+    """
+    directory, tokenizer_dir = pathlib.Path(directory), pathlib.Path(tokenizer_dir)
+    spec = build_spec(model_section)
+    _check_overwrite(directory)
+    files = [tokenizer_dir / name for name in TOKENIZER_FILES if (tokenizer_dir / name).is_file()]
+    config = bert_config.config_from_spec(spec, pad_token_id=_pad_token_id(tokenizer_dir, spec.encoder.embedding.vocab_size))
+    tensors = names.to_tensors(params, spec)
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    new = directory.with_name(f".{directory.name}.{os.getpid()}.new")
+    old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
+    new.mkdir()
+    try:
+        safetensors.numpy.save_file(tensors, new / WEIGHTS, metadata=PRODUCER)
+        (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        for file in files:
+            shutil.copyfile(file, new / file.name)
+        (new / README).write_text(model_card.render(directory.resolve().name, spec, tensors, card or {}), encoding="utf-8")
+        if directory.exists():  # a directory cannot replace a full one in one step
+            os.replace(directory, old)
+        os.replace(new, directory)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load(directory: str | os.PathLike, *, key: jax.Array) -> Imported:
+    """Reads a Hugging Face BERT directory: BertForPreTraining, BertForMaskedLM or BertModel, in safetensors (whole or sharded) or pytorch_model.bin.
+
+    Heads that the checkpoint lacks are initialised from `key`; the notes say which, and what else is not as stored. FileNotFoundError or ValueError
+    name the file or weight, what was found and the fix.
+    """
+    directory = pathlib.Path(directory)
+    if not (directory / CONFIG).is_file():
+        raise FileNotFoundError(f"{directory / CONFIG} is missing; give the directory of a Hugging Face model (config.json and {WEIGHTS})")
+    tensors = _canonical(_read_weights(directory))
+    source = str(directory / CONFIG)
+    try:
+        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{source} is not JSON: {error}; fetch it again") from None
+    section = bert_config.section_from_config(config, nsp=names.has_nsp(tensors, "hugging_face"), source=source)
+    params, notes = names.from_tensors(tensors, build_spec(section), "hugging_face", key)
+    has_tokenizer = any((directory / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
+    return Imported(section, params, directory if has_tokenizer else None, notes)
+
+
+def _check_overwrite(directory: pathlib.Path) -> None:
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise ValueError(f"cannot export to {directory}: it is a file; choose another directory")
+    found = {path.name for path in directory.iterdir()}
+    foreign = sorted(found - {WEIGHTS, CONFIG, README, *TOKENIZER_FILES})
+    if found and (foreign or not _is_export(directory)):
+        what = f"it holds {', '.join(foreign[:5])}" if foreign else "it is not an earlier export of bert_jax"
+        raise ValueError(f"cannot export to {directory}: {what}; choose an empty or new directory, or remove this one")
+
+
+def _is_export(directory: pathlib.Path) -> bool:
+    try:
+        with safetensors.safe_open(directory / WEIGHTS, "numpy") as file:
+            return file.metadata() == PRODUCER
+    except (OSError, safetensors.SafetensorError):
+        return False
+
+
+def _pad_token_id(tokenizer_dir: pathlib.Path, vocab_size: int) -> int:
+    """The id of [PAD], after checking that every id of the tokenizer has a row in the model."""
+    path = tokenizer_dir / "tokenizer.json"
+    if path.is_file():
+        tokens = tokenizers.Tokenizer.from_file(str(path)).get_vocab()
+    elif (tokenizer_dir / "vocab.txt").is_file():
+        lines = (tokenizer_dir / "vocab.txt").read_text(encoding="utf-8").split("\n")
+        tokens = {token: index for index, token in enumerate(lines) if token}
+    else:
+        raise FileNotFoundError(f"{tokenizer_dir} has neither tokenizer.json nor vocab.txt; give the tokenizer that the model was trained with")
+    if max(tokens.values()) >= vocab_size:
+        raise ValueError(
+            f"the tokenizer in {tokenizer_dir} has ids up to {max(tokens.values())}, but the model has vocab_size {vocab_size}; "
+            "give the tokenizer that the model was trained with"
+        )
+    if "[PAD]" not in tokens:
+        raise ValueError(f"the tokenizer in {tokenizer_dir} has no [PAD] token, which a BERT export needs")
+    return tokens["[PAD]"]
+
+
+def _read_weights(directory: pathlib.Path) -> dict[str, np.ndarray]:
+    if (directory / WEIGHTS).is_file():
+        return _read_safetensors(directory / WEIGHTS)
+    if (directory / INDEX).is_file():
+        files = sorted(set(json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        tensors: dict[str, np.ndarray] = {}
+        for file in files:
+            if pathlib.PurePath(file).name != file:
+                raise ValueError(f"{directory / INDEX} names the file {file!r}; expected plain names in the same directory")
+            if not (directory / file).is_file():
+                raise FileNotFoundError(f"{directory / INDEX} names {file}, which is missing; fetch the whole checkpoint")
+            tensors |= _read_safetensors(directory / file)
+        return tensors
+    if (directory / TORCH_WEIGHTS).is_file():
+        return _read_torch(directory / TORCH_WEIGHTS)
+    raise FileNotFoundError(f"{directory} has none of {WEIGHTS}, {INDEX}, {TORCH_WEIGHTS}; fetch the checkpoint's weights in one of these forms")
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch it again") from None
+
+
+def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError:
+        raise ImportError(f"reading {path} needs torch: pip install 'bert-jax[torch]', or save the model as safetensors") from None
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    # numpy has no bfloat16 that torch knows of
+    return {name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy() for name, tensor in state.items()}
+
+
+def _canonical(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Older names and the encoder-only layout -> today's names of a BertForPreTraining; tied copies are checked and dropped."""
+    tensors = {name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): array for name, array in tensors.items()}
+    if not any(name.startswith("bert.") for name in tensors):
+        inside = ("embeddings.", "encoder.", "pooler.")
+        tensors = {f"bert.{name}" if name.startswith(inside) else name: array for name, array in tensors.items()}
+    tensors.pop("bert.embeddings.position_ids", None)  # a buffer of older releases: 0, 1, 2, ...
+    if "cls.predictions.decoder.bias" in tensors:
+        tensors.setdefault("cls.predictions.bias", tensors["cls.predictions.decoder.bias"])
+    tied = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.bias": "cls.predictions.bias"}
+    for name, original in tied.items():
+        array = tensors.pop(name, None)
+        if array is not None and original in tensors and not np.array_equal(array, tensors[original]):
+            raise ValueError(f"weight {name} differs from {original}; only models whose decoder is tied to the token embeddings can be imported")
+    return tensors

@@ -1,0 +1,70 @@
+"""The README.md of an exported directory: what the model is, how it was trained, how to use it."""
+
+import numpy as np
+
+from bert_jax.model.spec import ModelSpec
+
+TEMPLATE = """\
+---
+library_name: transformers
+pipeline_tag: fill-mask
+tags:
+- bert
+- fill-mask
+- bert_jax
+---
+
+# {name}
+
+A BERT encoder, pretrained with bert_jax with {objectives}.
+
+## Use
+
+```python
+from transformers import AutoTokenizer, {model_class}, pipeline
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = {model_class}.from_pretrained("{name}")
+
+fill_mask = pipeline("fill-mask", model="{name}")
+print(fill_mask(f"Paris is the {{tokenizer.mask_token}} of France."))
+```
+
+{model_class} loads every weight. Narrower classes leave the heads that they have no place for unused, and transformers lists those as unexpected.{pooler}
+
+## Model
+
+{model}
+{sections}"""
+
+
+def render(name: str, spec: ModelSpec, tensors: dict[str, np.ndarray], card: dict) -> str:
+    """The card's Markdown. card: {heading: {name: value}}; floats are shown with four significant digits."""
+    encoder = spec.encoder
+    facts = {
+        "Layers": encoder.num_layers,
+        "Hidden size": encoder.hidden_size,
+        "Attention heads": encoder.attention.num_heads,
+        "Intermediate size": encoder.mlp.intermediate_size,
+        "Activation": encoder.mlp.activation,
+        "Vocabulary": encoder.embedding.vocab_size,
+        "Longest input": f"{encoder.embedding.max_positions} tokens",
+        "Weights": f"{sum(tensor.size for tensor in tensors.values()):,} (float32)",
+    }
+    return TEMPLATE.format(
+        name=name,
+        objectives="masked language modelling and next-sentence prediction" if spec.nsp else "masked language modelling",
+        model_class="BertForPreTraining" if spec.nsp else "BertForMaskedLM",
+        pooler="" if spec.nsp else " There is no pooler: load the encoder with `AutoModel.from_pretrained(..., add_pooling_layer=False)`.",
+        model=_table(facts),
+        sections="".join(f"\n## {heading}\n\n{_table(values)}" for heading, values in card.items()),
+    )
+
+
+def _table(values: dict) -> str:
+    rows = "".join(f"| {_cell(name)} | {_cell(value)} |\n" for name, value in values.items())
+    return f"| | |\n|---|---|\n{rows}"
+
+
+def _cell(value: object) -> str:
+    return (f"{value:.4g}" if isinstance(value, float) else str(value)).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,164 @@
+"""Proof of an export: loads it with stock transformers and compares every layer and both heads with our model on real sentences, in float32."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bert_jax.interop import bert_config
+from bert_jax.model.families import build_spec
+from bert_jax.model.heads import PretrainingModel
+from bert_jax.model.spec import ModelSpec
+
+
+class VerifyError(Exception):
+    """The export does not compute what the model computes, or cannot be loaded as it should; `report` if outputs were compared."""
+
+    def __init__(self, message: str, report: "VerifyReport | None" = None):
+        super().__init__(message)
+        self.report = report
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One output: the largest absolute difference over all real tokens, and the largest absolute value of transformers' output."""
+
+    name: str
+    difference: float
+    magnitude: float
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyReport:
+    """Comparisons in the order of computation: embeddings, layers, MLM logits, NSP logits. `str()` is a table."""
+
+    comparisons: tuple[Comparison, ...]
+    tolerance: float
+    rows: int
+    tokens: int
+
+    @property
+    def first_off(self) -> Comparison | None:
+        return next((one for one in self.comparisons if not one.difference <= self.tolerance), None)  # NaN is off
+
+    def __str__(self) -> str:
+        lines = [f"{'output':<12}  {'max |difference|':>16}  {'max |value|':>11}"]
+        for one in self.comparisons:
+            off = "" if one.difference <= self.tolerance else "  over the tolerance"
+            lines.append(f"{one.name:<12}  {one.difference:>16.2e}  {one.magnitude:>11.3g}{off}")
+        return "\n".join([*lines, f"{self.rows} rows, {self.tokens} tokens, tolerance {self.tolerance:g}"])
+
+
+def verify(directory: str | os.PathLike, params: dict, model_section: dict, texts: list[str], *, tolerance: float = 1e-4) -> VerifyReport:
+    """Compares the exported directory with (params, model_section) on the texts, alone and in pairs, padded, each with one token masked.
+
+    tolerance: largest absolute difference of any hidden state or logit. Raises VerifyError naming what does not load, or the first output that is off.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise VerifyError(f"verification needs torch and transformers ({error}): pip install 'bert-jax[torch]'") from None
+    if len(texts) < 2:
+        raise ValueError(f"verify got {len(texts)} texts; give at least 2, for single sentences and pairs")
+    directory, spec = pathlib.Path(directory), build_spec(model_section)
+    _check_config(directory, spec)
+    model_class = transformers.BertForPreTraining if spec.nsp else transformers.BertForMaskedLM
+    model, loading = model_class.from_pretrained(
+        directory, output_loading_info=True, attn_implementation="eager", dtype=torch.float32, local_files_only=True, ignore_mismatched_sizes=True
+    )
+    problems = {kind: sorted(map(str, found)) for kind, found in loading.items() if found}
+    if problems:
+        listed = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(found)}" for kind, found in problems.items())
+        raise VerifyError(f"{model_class.__name__} does not load {directory} whole: {listed}. Export the model again")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    if len(tokenizer) > spec.encoder.embedding.vocab_size:
+        raise VerifyError(f"the tokenizer in {directory} has {len(tokenizer)} tokens, the model {spec.encoder.embedding.vocab_size}; export it again")
+
+    model.eval()
+    pairs = list(zip(texts, texts[1:] + texts[:1]))
+    collected: dict[str, list[tuple[float, float]]] = {}
+    rows = tokens = 0
+    for inputs, extra in ((texts, 0), (pairs, 8)):  # two padded lengths; the second with padding in every row
+        encoded = _encode(tokenizer, inputs, extra, spec.encoder.embedding.max_positions)
+        with torch.no_grad():
+            outputs = model(**{name: torch.from_numpy(array) for name, array in encoded.items()}, output_hidden_states=True)
+        theirs = _named(
+            [state.numpy() for state in outputs.hidden_states],
+            (outputs.prediction_logits if spec.nsp else outputs.logits).numpy(),
+            outputs.seq_relationship_logits.numpy() if spec.nsp else None,
+        )
+        ours = _named(*our_outputs(params, spec, encoded))
+        real = encoded["attention_mask"].astype(bool)  # at padding, attention has nothing to attend to and the two models differ freely
+        rows, tokens = rows + len(real), tokens + int(real.sum())
+        for name, reference in theirs.items():
+            difference, reference = np.abs(ours[name] - reference), np.abs(reference)
+            if name != "NSP logits":
+                difference, reference = difference[real], reference[real]
+            collected.setdefault(name, []).append((difference.max(), reference.max()))
+    comparisons = tuple(Comparison(name, *(float(value) for value in np.max(found, axis=0))) for name, found in collected.items())
+    report = VerifyReport(comparisons, tolerance, rows, tokens)
+    if report.first_off is not None:
+        one = report.first_off
+        raise VerifyError(
+            f"the export in {directory} does not compute what the model computes; the first output that is off is {one.name}, "
+            f"by {one.difference:.2e} (tolerance {tolerance:g}). Export the model again\n{report}",
+            report,
+        )
+    return report
+
+
+def _check_config(directory: pathlib.Path, spec: ModelSpec) -> None:
+    path = directory / "config.json"
+    try:
+        exported = build_spec(bert_config.section_from_config(json.loads(path.read_text(encoding="utf-8")), nsp=spec.nsp, source=str(path)))
+    except (OSError, ValueError) as error:
+        raise VerifyError(f"{directory} is not an export of this model: {error}") from None
+    if exported != spec:
+        raise VerifyError(f"{path} describes {exported}, but the model is {spec}; export the model again")
+
+
+def _encode(tokenizer, inputs: list, extra: int, max_positions: int) -> dict[str, np.ndarray]:
+    """input_ids, token_type_ids and attention_mask [rows, longest row + extra]; the middle token of each row is [MASK]."""
+    longest = max(len(ids) for ids in tokenizer(inputs, truncation=True, max_length=max_positions)["input_ids"])
+    encoded = tokenizer(
+        inputs,
+        truncation=True,
+        padding="max_length",
+        max_length=min(longest + extra, max_positions),
+        return_token_type_ids=True,
+        return_special_tokens_mask=True,
+        return_tensors="np",
+    )
+    for ids, special in zip(encoded["input_ids"], encoded.pop("special_tokens_mask")):
+        ordinary = np.flatnonzero(special == 0)
+        if len(ordinary):
+            ids[ordinary[len(ordinary) // 2]] = tokenizer.mask_token_id
+    return {name: np.asarray(encoded[name], np.int64) for name in ("input_ids", "token_type_ids", "attention_mask")}
+
+
+def our_outputs(params: dict, spec: ModelSpec, encoded: dict[str, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray | None]:
+    graphdef = nnx.split(nnx.eval_shape(lambda: PretrainingModel(spec, rngs=nnx.Rngs(params=0))))[0]
+    batch = {name: jnp.asarray(encoded[name], jnp.int32) for name in ("input_ids", "token_type_ids")}
+    batch["segment_ids"] = jnp.asarray(encoded["attention_mask"], jnp.int32)
+
+    @jax.jit
+    def outputs(params, batch):
+        model = nnx.merge(graphdef, params)
+        states = model.encoder.hidden_states(batch)
+        rows, length = batch["input_ids"].shape
+        logits = model.mlm_logits(states[-1], jnp.broadcast_to(jnp.arange(length), (rows, length)))
+        return states, logits[..., : spec.encoder.embedding.vocab_size], model.nsp_logits(states[-1]) if spec.nsp else None
+
+    with jax.default_matmul_precision("highest"):  # accelerators round float32 products to fewer bits by default
+        return jax.device_get(outputs(params, batch))
+
+
+def _named(states: list[np.ndarray] | np.ndarray, mlm: np.ndarray, nsp: np.ndarray | None) -> dict[str, np.ndarray]:
+    named = {"embeddings": states[0]} | {f"layer {index}": state for index, state in enumerate(states[1:])} | {"MLM logits": mlm}
+    return named if nsp is None else named | {"NSP logits": nsp}
