@@ -1,7 +1,6 @@
 """A masked batch as a person would want to see it: the words, the masks, the targets, the segments."""
 
 import shutil
-import textwrap
 
 import numpy as np
 
@@ -9,7 +8,7 @@ MASK, RANDOM, KEPT, DIM, RESET = "\033[1;35m", "\033[1;31m", "\033[1;36m", "\033
 
 
 def show_batch(batch: dict[str, np.ndarray], tokenizer, *, rows: int, color: bool) -> str:
-    """The first `rows` rows of a batch as text. tokenizer: with hf, mask_id and is_word_start, as `data_pipeline.tokenizers.load` gives."""
+    """The first `rows` rows of a batch as text. tokenizer: with `hf` and `special`, as `data_pipeline.tokenizers.load` gives."""
     paint = (lambda code, text: f"{code}{text}{RESET}") if color else (lambda code, text: text)
     width = min(shutil.get_terminal_size((120, 40)).columns, 140)
     legend = f"{paint(MASK, '[word]')} masked   {paint(RANDOM, '[word<-drawn]')} replaced at random   {paint(KEPT, '[=word]')} chosen but kept"
@@ -30,28 +29,36 @@ def _row(row: dict[str, np.ndarray], tokenizer, paint, width: int) -> str:
         facts.append("B is random" if row["nsp_labels"] else "B follows A")
     lines = [paint(DIM, f"── {title}: {', '.join(facts)}")]
     for label, start, stop in _parts(row, real):
-        words: list[str] = []
+        words: list[tuple[str, str | None]] = []  # (text, colour)
         for position in range(start, stop):
             token = int(row["input_ids"][position])
             shown = name(token)
             if position in targets:
-                target = targets[position]
-                if token == tokenizer.mask_id:
-                    shown = f"\1m[{name(target)}]\2"
-                elif token == target:
-                    shown = f"\1k[={name(target)}]\2"
+                target = name(targets[position])
+                if token == tokenizer.special["mask"]:
+                    words.append((f"[{target}]", MASK))
+                elif shown == target:
+                    words.append((f"[={target}]", KEPT))
                 else:
-                    shown = f"\1r[{name(target)}<-{shown}]\2"
-                words.append(shown)
-            elif shown.startswith("##") and words and not words[-1].endswith("\2"):
-                words[-1] += shown[2:]
+                    words.append((f"[{target}<-{shown}]", RANDOM))
+            elif shown.startswith("##") and words and words[-1][1] is None:
+                words[-1] = (words[-1][0] + shown[2:], None)
             else:
-                words.append(shown)
-        text = textwrap.fill(" ".join(words), width, initial_indent=label, subsequent_indent="   ", break_long_words=False, break_on_hyphens=False)
-        for letter, code in (("m", MASK), ("r", RANDOM), ("k", KEPT)):
-            text = text.replace(f"\1{letter}", paint(code, "\0").split("\0")[0])
-        lines.append(text.replace("\2", paint(DIM, "\0").split("\0")[1]))
+                words.append((shown, None))
+        lines += _wrap(label, words, paint, width)
     return "\n".join(lines)
+
+
+def _wrap(label: str, words: list[tuple[str, str | None]], paint, width: int) -> list[str]:
+    """Lines of at most `width` visible characters; colours have no width."""
+    lines, used = [label], len(label)
+    for text, colour in words:
+        if used + len(text) + 1 > width:
+            lines.append(" " * len(label))
+            used = len(label)
+        lines[-1] += (paint(colour, text) if colour else text) + " "
+        used += len(text) + 1
+    return lines
 
 
 def _parts(row: dict[str, np.ndarray], real: int) -> list[tuple[str, int, int]]:

@@ -1,0 +1,91 @@
+"""The curves of the report page: a run's log enters, charts as plain JSON values leave, of a size that does not grow with the run."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from launch.run_log import Log, last, series
+
+RAW_POINTS = 700  # per curve: about two per pixel of a chart, and a page of some 100 kB however long the run
+LINE_POINTS = 350
+
+
+def make_charts(log: Log) -> list[dict]:
+    """The charts that have data, each with its curves and perhaps a level: a value to compare with, drawn as a horizontal dashed line."""
+    both = [("train", "train", log.train), ("held-out", "eval", log.eval)]
+    train = both[:1]
+    unigram = last(log.eval, "unigram_accuracy")
+    wanted = [
+        ("Loss", "loss", "number", both, None, False),
+        ("Masked-token accuracy", "mlm_accuracy", "percent", both, unigram and ("most frequent token", unigram), True),
+        ("Next-sentence accuracy", "nsp_accuracy", "percent", both, ("chance", 0.5), False),
+        ("Learning rate", "learning_rate", "number", train, None, True),
+        ("Gradient norm", "grad_norm", "number", train, None, True),
+        ("Sequences per second", "sequences_per_second", "number", train, None, True),
+    ]
+    charts = []
+    for title, name, form, sources, level, from_zero in wanted:
+        logarithmic = name in ("loss", "grad_norm") and _spreads(series([*log.train, *log.eval], name)[1])
+        curves = [curve for label, role, records in sources if (curve := _curve(label, role, records, name, logarithmic))]
+        if curves:
+            level = level and {"label": level[0], "value": level[1]}
+            charts.append({"title": title, "format": form, "curves": curves, "level": level, "zero": from_zero, "log": logarithmic})
+    return charts
+
+
+def _points(steps: np.ndarray, values: np.ndarray) -> dict[str, list]:
+    return {"x": steps.tolist(), "y": [float(f"{value:.5g}") for value in values]}
+
+
+def _curve(label: str, role: str, records: list[dict], name: str, logarithmic: bool) -> dict | None:
+    """One curve as the page's script reads it: a line, and for what is noisy the raw points behind its smoothed line."""
+    steps, values = series(records, name)
+    if not len(steps):
+        return None
+    noisy = role == "train" and name != "learning_rate"
+    raw = thin_keeping_extremes(values, RAW_POINTS) if noisy else np.arange(0)
+    line = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), LINE_POINTS)).astype(int))
+    if not noisy:
+        heights = values[line]
+    elif logarithmic:  # one huge value must not lift the line as long as the window holds it
+        heights = np.exp(smooth(np.log(values), line))
+    else:
+        heights = smooth(values, line)
+    thinned = noisy and len(raw) < len(values)
+    return {
+        "label": label,
+        "role": role,
+        "thinned": thinned,
+        "raw": _points(steps[raw], values[raw]),
+        "line": _points(steps[line], heights),
+    }
+
+
+def _spreads(values: np.ndarray) -> bool:
+    return bool(len(values) and values.min() > 0 and values.max() > 20 * np.median(values))
+
+
+def smooth(values: np.ndarray, at: Sequence[int]) -> np.ndarray:
+    """The running mean under a triangle 4% of the points wide, at the indices `at` [M]. Returns float64 [M].
+
+    The window closes towards the first point, so that the fall of an early loss is not drawn lower than it began; at the last point its
+    earlier half remains.
+    """
+    half = max(1, len(values) // 50)
+    triangle = np.concatenate([np.arange(1, half + 1), np.arange(half + 1, 0, -1)])
+
+    def mean(index: int) -> float:
+        window = values[index - min(half, index) : index + min(half, index) + 1]
+        start = half - min(half, index)
+        return float(np.average(window, weights=triangle[start : start + len(window)]))
+
+    return np.array([mean(index) for index in at])
+
+
+def thin_keeping_extremes(values: np.ndarray, limit: int) -> np.ndarray:
+    """Indices (ascending, at most `limit`) that keep every stretch's least and greatest value, so that no spike is lost."""
+    if len(values) <= limit:
+        return np.arange(len(values))
+    edges = np.linspace(0, len(values), limit // 2 + 1).astype(int)
+    kept = [start + pick(values[start:end]) for start, end in zip(edges, edges[1:]) for pick in (np.argmin, np.argmax)]
+    return np.unique(kept)
