@@ -1,7 +1,7 @@
 """Token store -> sequences: which pieces of the store make row i, found in O(1) from a plan, and the rows themselves. numpy only.
 
-Enters: a `TokenStore`, a length and a kind. Leaves: `Plan`, memory-mapped, and `gather`, unmasked rows. A row is [CLS] piece [SEP] piece [SEP] ...,
-each piece a contiguous range of one document's tokens. The kinds are made in plans.py:
+Enters: a `TokenStore`, a length and a kind. Leaves: `Sequences.gather`, unmasked rows. A row is [CLS] piece [SEP] piece
+[SEP] ..., each piece a contiguous range of one document's tokens. The kinds are made in plans.py:
 
 - "segment_pairs": two pieces, A and B (BERT, Devlin et al. 2018, section 3.1 and appendix A.2).
 - "full_sentences": sentences up to the length, a new piece where a new document begins (RoBERTa, Liu et al. 2019, section 4.2).
@@ -29,21 +29,22 @@ class Rows:
 class Sequences:
     """The sequences of one split, by number.
 
-    Args: `kind` is "segment_pairs" or "full_sentences"; `length` L >= 8 counts [CLS] and [SEP]; `short_seq_prob` and `duplicates` (passes over
-    the corpus with new random choices) apply to segment pairs only. Raises ValueError naming the field that does not fit."""
+    Args: `kind` is "segment_pairs" or "full_sentences"; `length` L >= 8 counts [CLS] and [SEP]; `short_seq_prob` and `duplicates` (passes
+    over the corpus with new random choices) apply to segment pairs only. Raises ValueError naming the field that does not fit."""
 
     def __init__(self, store: TokenStore, *, kind: str, length: int, short_seq_prob: float = 0.1, duplicates: int = 1, seed: int = 0):
         self.store = store
         self.length = length
-        self.settings = plans.Settings(kind, length, short_seq_prob, duplicates, seed)
-        self.directory: Path = plans.cached(store, self.settings)
+        settings = plans.Settings(kind, length, short_seq_prob, duplicates, seed)
+        if store.num_tokens == 0:
+            raise ValueError(f"{store!r} gives no sequence: the split holds no tokens; prepare it from more text, or hold out more")
+        self.directory: Path = plans.cached(store, settings)
         self.pairs = kind == "segment_pairs"
         # Pieces of row i: first_pieces[i] to first_pieces[i + 1]; each is `lengths` tokens from the global token offset `starts`.
         self.first_pieces, self.starts, self.lengths, self.labels = (
-            np.load(self.directory / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in plans.ARRAYS
+            np.asarray(np.load(self.directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in plans.ARRAYS
         )
-        if len(self) == 0:
-            raise ValueError(f"{store!r} gives no sequence of length {length}: it holds no tokens; prepare it from more text")
+        self.tokens = [np.asarray(shard.tokens) for shard in store.shards]  # plain views: slicing numpy.memmap itself is 5 times slower
 
     def __len__(self) -> int:
         return len(self.first_pieces) - 1
@@ -63,14 +64,14 @@ class Sequences:
         offsets = starts - self.store.token_offsets[shard]
 
         special = self.store.special
-        input_ids = np.full((len(numbers), self.length), special["pad"], self.store.shards[0].tokens.dtype)
+        input_ids = np.full((len(numbers), self.length), special["pad"], self.tokens[0].dtype)
         input_ids[:, 0] = special["cls"]
         input_ids[row, separators] = special["sep"]
         flat = input_ids.reshape(-1)
         targets = row * self.length + separators - lengths
-        shards = self.store.shards
+        tokens = self.tokens
         for piece_shard, offset, target, size in zip(shard.tolist(), offsets.tolist(), targets.tolist(), lengths.tolist()):
-            flat[target : target + size] = shards[piece_shard].tokens[offset : offset + size]
+            flat[target : target + size] = tokens[piece_shard][offset : offset + size]
 
         columns = np.arange(self.length)
         last = separators[firsts_in_batch + counts - 1][:, None]

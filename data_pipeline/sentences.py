@@ -3,8 +3,8 @@
 A line end always ends a sentence, as in google-research/bert's input format (one sentence, or here one paragraph, per line); within a
 line, sentencex (Wikimedia; rules and abbreviation lists for about 300 languages) decides. It was chosen among eight libraries on English
 Wikipedia paragraphs, one core of a busy machine: sentencex 40 MB/s, icu4py 28, blingfire 8, nupunkt-rs 6, nupunkt 4, sentence-splitter
-0.7, syntok 0.5, pysbd 0.13. The fast rivals were worse: ICU splits after "Dr." and "Fig.", blingfire detaches `he asked.` from its quotation,
-nupunkt rewrites white space.
+0.7, syntok 0.5, pysbd 0.13. The fast rivals were worse: ICU splits after "Dr." and "Fig.", blingfire detaches `he asked.` from its
+quotation, nupunkt rewrites white space.
 """
 
 import re
@@ -12,7 +12,7 @@ import re
 import sentencex
 
 # sentencex takes quadratic time in unclosed quotation marks, and panics on white space of more than one byte: both are kept from it.
-MAX_LINE = 20_000
+MAX_LINE = 10_000
 _WIDE_SPACE = re.compile("[\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
 
 

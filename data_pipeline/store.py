@@ -155,7 +155,7 @@ class ShardWriter:
         self._chunks: dict[str, list[np.ndarray]] = {name: [] for name in ARRAYS}
 
     def add(self, tokens: np.ndarray, sentence_ends: np.ndarray, document_ends: np.ndarray, is_word_start: np.ndarray) -> None:
-        """Appends whole documents. `tokens` [t], `is_word_start` bool [t]; `sentence_ends` [s] and `document_ends` [d] count from this chunk."""
+        """Appends documents: `tokens` [t], `is_word_start` bool [t]; `sentence_ends` [s], `document_ends` [d] count from this chunk."""
         self._chunks["tokens"].append(tokens.astype(self._dtype))
         self._chunks["sentence_ends"].append(np.asarray(sentence_ends, np.int64) + self.num_tokens)
         self._chunks["document_ends"].append(np.asarray(document_ends, np.int64) + self.num_sentences)
@@ -230,7 +230,8 @@ def read_manifest(directory: Path) -> dict:
         raise StoreError(f"{path} has version {manifest.get('version')!r}; this program reads version {VERSION}: prepare the store again")
     try:
         names = [record["name"] for split in manifest["splits"].values() for record in split["shards"]]
-        _ = (manifest["tokenizer"]["hash"], manifest["tokenizer"]["vocab_size"], manifest["tokenizer"]["special"]["mask"], manifest["files"])
+        tokenizer = manifest["tokenizer"]
+        _ = (tokenizer["hash"], tokenizer["vocab_size"], tokenizer["special"]["mask"], manifest["files"]["unigram_counts.npy"])
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path} lacks a field ({error!r}); prepare the store again") from None
     for name in names:
@@ -261,7 +262,7 @@ def _check_sizes(directory: Path, folder: str, files: dict[str, dict]) -> None:
             raise StoreError(f"token store {directory} lacks the file {Path(folder) / name}; prepare the store again") from None
         if size != record["size"]:
             raise StoreError(
-                f"token store {directory}: {Path(folder) / name} holds {size} bytes, the manifest says {record['size']}; prepare the store again"
+                f"token store {directory}: {Path(folder) / name} holds {size} bytes, the manifest says {record['size']}; prepare it again"
             )
 
 

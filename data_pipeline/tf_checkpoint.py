@@ -13,4 +13,4 @@ def read(prefix: str | os.PathLike) -> dict[str, np.ndarray]:
         reader = tf.train.load_checkpoint(prefix)
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     except (tf.errors.OpError, ValueError) as error:
-        raise ValueError(f"{prefix} is not a readable TensorFlow checkpoint ({error}); give PREFIX of PREFIX.index and PREFIX.data-*") from None
+        raise ValueError(f"{prefix} is not a readable TensorFlow checkpoint ({error}); give PREFIX of PREFIX.index") from None

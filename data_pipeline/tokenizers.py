@@ -1,7 +1,8 @@
-"""Tokenizers: training and loading, always in Hugging Face's file layout. WordPiece as in BERT (Devlin et al. 2018, section 3, "Input/Output").
+"""Tokenizers: training and loading, always in Hugging Face's file layout. WordPiece as in BERT (Devlin et al. 2018, section 3).
 
 Enters: documents (training), or a directory with tokenizer.json or vocab.txt. Leaves: `Tokenizer`, and directories that stock
-`transformers.AutoTokenizer` reads with equal ids. Text is text: a literal "[MASK]" in a corpus is split like any word, never the special id.
+`transformers.AutoTokenizer` reads with equal ids. Text is text: a literal "[MASK]" in a corpus is split like any word, and never becomes
+the special id.
 """
 
 import dataclasses
@@ -133,16 +134,20 @@ def _check_kind(kind: str) -> None:
 
 def _sample(documents: Iterable[str], characters: int) -> list[str]:
     """Documents of lowest hash: a sample that depends neither on their order nor on how many there are to come."""
-    heap: list[tuple[int, str]] = []
+    heap: list[tuple[int, str]] = []  # minus the hash, so that the highest hash leaves first
     held = 0
+    bound = -(1 << 64)  # nothing beyond a document that had to leave may come in, or the order would matter
     for document in documents:
         # A giant document takes part in pieces, or the sample could be that document alone.
         for piece in sentences.cut(document, max(1, characters // 16)):
             key = -int.from_bytes(hashlib.blake2b(piece.encode(), digest_size=8).digest())
+            if key <= bound:
+                continue
             heapq.heappush(heap, (key, piece))
             held += len(piece)
             while held > characters:
-                held -= len(heapq.heappop(heap)[1])
+                bound, dropped = heapq.heappop(heap)
+                held -= len(dropped)
     return [document for _, document in sorted(heap, reverse=True)]
 
 
@@ -194,7 +199,7 @@ def _load_json(path: Path) -> Tokenizer:
     expected = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
     for part, kind in expected.items():
         if parts[part] != kind:
-            raise TokenizerError(f"{path}: its {part} is {parts[part]}; a tokenizer of kind wordpiece has {kind}, and no other kind is known")
+            raise TokenizerError(f"{path}: its {part} is {parts[part]}; wordpiece, the only known kind, has {kind}")
     special = set(SPECIAL_TOKENS.values())
     extra = [token["content"] for token in content.get("added_tokens", []) if token["content"] not in special]
     if extra:

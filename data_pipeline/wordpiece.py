@@ -20,8 +20,10 @@ CACHE_WORDS = 250_000
 # Longer words are rare and would break the cache's memory bound.
 CACHE_WORD_LENGTH = 64
 
-# A printable ASCII word splits as BERT's pre-tokenizer does: letters and digits hold together, every other character stands alone.
-_ASCII_PIECES = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]")
+# Words of printable ASCII and typographic punctuation split as BERT's pre-tokenizer does: letters and digits hold together, every other
+# character stands alone; of its normalizer only lower-casing concerns them. All other words take the library's whole, slow way.
+_PLAIN_WORD = re.compile("[!-~“”‘’–—…«»]+")
+_PIECES = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]")
 _SENTENCE_END = "\n"
 
 
@@ -43,7 +45,7 @@ class WordPieceEncoder:
         self._words = _Cache(self._encode_word, {"": b"", _SENTENCE_END: self._bytes([self._mark])})
 
     def encode_sentences(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids [T] (uint16 or uint32) of all sentences in a row, and int64 [len(sentences)] exclusive ends; ends repeat for empty sentences."""
+        """Ids [T] (uint16 or uint32) of all sentences in a row, and int64 [len(sentences)] exclusive ends, repeated for empty ones."""
         if not sentences:
             return np.zeros(0, self._dtype), np.zeros(0, np.int64)
         between = f" {_SENTENCE_END} "
@@ -56,8 +58,8 @@ class WordPieceEncoder:
         return marked[~is_mark], ends
 
     def _encode_word(self, word: str) -> bytes:
-        if word.isascii() and word.isprintable():
-            return b"".join(map(self._pieces.__getitem__, _ASCII_PIECES.findall(word.lower() if self._lowercase else word)))
+        if _PLAIN_WORD.fullmatch(word):
+            return b"".join(map(self._pieces.__getitem__, _PIECES.findall(word.lower() if self._lowercase else word)))
         return self._bytes(self._hf.encode(word, add_special_tokens=False).ids)
 
     def _encode_piece(self, piece: str) -> bytes:

@@ -34,8 +34,9 @@ def train_vocabulary(documents: list[str], vocab_size: int, lowercase: bool) -> 
         for character in piece:
             characters[character] += count
     by_frequency = sorted(characters, key=lambda character: (-characters[character], character))
-    alphabet = set(by_frequency[:_ALPHABET])
-    pieces = Counter({piece: count for piece, count in pieces.items() if alphabet.issuperset(piece)})
+    kept = set(by_frequency[:_ALPHABET])
+    pieces = Counter({piece: count for piece, count in pieces.items() if kept.issuperset(piece)})
+    alphabet = set().union(*pieces)
     continuing = sorted({CONTINUATION + character for piece in pieces for character in piece[1:]})
     smallest = len(SPECIAL_TOKENS) + len(alphabet) + len(continuing)
     if vocab_size < smallest:
@@ -51,7 +52,8 @@ def train_vocabulary(documents: list[str], vocab_size: int, lowercase: bool) -> 
         show_progress=False,
     )
     trained.train_from_iterator(_repeat(pieces), trainer)
-    return sorted(trained.get_vocab(), key=trained.get_vocab().__getitem__)
+    ids = trained.get_vocab()
+    return sorted(ids, key=ids.__getitem__)
 
 
 def _repeat(pieces: Counter[str]) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""A BERT config.json (Hugging Face) or bert_config.json (original) <-> a config's `model` section. The two formats share their field names."""
+"""A BERT config.json (Hugging Face) or bert_config.json (original) <-> a config's `model` section. Both formats name their fields alike."""
 
 from bert_jax.model.families import build_spec
 from bert_jax.model.spec import ModelSpec

@@ -1,9 +1,9 @@
 """Hugging Face BERT directories: writes our parameters as one, and reads one into our parameters.
 
 Neither needs torch or transformers (a `pytorch_model.bin` needs torch). The export is the complete pretraining model: with NSP it is a
-`BertForPreTraining`, without a `BertForMaskedLM`, and that class loads it without a remark. As with google-bert/bert-base-uncased, a narrower class
-(`BertModel`, `BertForMaskedLM` on a model with NSP) loads all it has a place for and reports the heads it leaves out as unexpected;
-only `BertModel` on a model without NSP has a missing weight, the pooler, for that was never trained.
+`BertForPreTraining`, without a `BertForMaskedLM`, and that class loads it without a remark. As with google-bert/bert-base-uncased, a
+narrower class (`BertModel`, `BertForMaskedLM` on a model with NSP) loads all it has a place for and reports the heads it leaves out as
+unexpected; only `BertModel` on a model without NSP lacks weights, the pooler's, for that was never trained.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ from bert_jax.model.families import build_spec
 
 WEIGHTS, INDEX, TORCH_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 CONFIG, README = "config.json", "README.md"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json")
+TIED = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.bias": "cls.predictions.bias"}
 PRODUCER = {"format": "pt", "producer": "bert_jax"}  # transformers asks for the format; the producer marks a directory as ours to overwrite
 
 
@@ -37,11 +38,13 @@ class Imported:
     notes: list[str]
 
 
-def export(params: dict, model_section: dict, tokenizer_dir: str | os.PathLike, directory: str | os.PathLike, *, card: dict | None = None) -> None:
+def export(
+    params: dict, model_section: dict, tokenizer_dir: str | os.PathLike, directory: str | os.PathLike, *, card: dict | None = None
+) -> None:
     """Writes a directory that stock transformers loads: model.safetensors (float32), config.json, the tokenizer's files and a model card.
 
-    card: facts and metrics of the run for the model card, {heading: {name: value}}. The directory appears whole or not at all. ValueError if it
-    holds anything but an earlier export, or if tokenizer and model do not fit.
+    card: facts and metrics of the run, for the model card. The directory appears whole or not at all. ValueError if it holds anything but
+    an earlier export, or if tokenizer and model do not fit.
     """
     directory, tokenizer_dir = pathlib.Path(directory), pathlib.Path(tokenizer_dir)
     spec = build_spec(model_section)
@@ -69,10 +72,10 @@ def export(params: dict, model_section: dict, tokenizer_dir: str | os.PathLike, 
 
 
 def load(directory: str | os.PathLike, *, key: jax.Array) -> Imported:
-    """Reads a Hugging Face BERT directory: BertForPreTraining, BertForMaskedLM or BertModel, in safetensors (whole or sharded) or pytorch_model.bin.
+    """Reads a Hugging Face BertForPreTraining, BertForMaskedLM or BertModel from safetensors, whole or sharded, or pytorch_model.bin.
 
-    Heads that the checkpoint lacks are initialised from `key`; the notes say which, and what else is not as stored. FileNotFoundError or ValueError
-    name the file or weight, what was found and the fix.
+    Heads that the checkpoint lacks are initialised from `key`; the notes say which, and what else is not as stored. FileNotFoundError or
+    ValueError name the file or weight, what was found and the fix.
     """
     directory = pathlib.Path(directory)
     if not (directory / CONFIG).is_file():
@@ -118,7 +121,7 @@ def _pad_token_id(tokenizer_dir: pathlib.Path, vocab_size: int) -> int:
         lines = (tokenizer_dir / "vocab.txt").read_text(encoding="utf-8").split("\n")
         tokens = {token: index for index, token in enumerate(lines) if token}
     else:
-        raise FileNotFoundError(f"{tokenizer_dir} has neither tokenizer.json nor vocab.txt; give the tokenizer that the model was trained with")
+        raise FileNotFoundError(f"{tokenizer_dir} has neither tokenizer.json nor vocab.txt; give the tokenizer of the training run")
     if max(tokens.values()) >= vocab_size:
         raise ValueError(
             f"the tokenizer in {tokenizer_dir} has ids up to {max(tokens.values())}, but the model has vocab_size {vocab_size}; "
@@ -144,7 +147,7 @@ def _read_weights(directory: pathlib.Path) -> dict[str, np.ndarray]:
         return tensors
     if (directory / TORCH_WEIGHTS).is_file():
         return _read_torch(directory / TORCH_WEIGHTS)
-    raise FileNotFoundError(f"{directory} has none of {WEIGHTS}, {INDEX}, {TORCH_WEIGHTS}; fetch the checkpoint's weights in one of these forms")
+    raise FileNotFoundError(f"{directory} has none of {WEIGHTS}, {INDEX}, {TORCH_WEIGHTS}; fetch the weights in one of these forms")
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -166,16 +169,16 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _canonical(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Older names and the encoder-only layout -> today's names of a BertForPreTraining; tied copies are checked and dropped."""
-    tensors = {name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): array for name, array in tensors.items()}
+    for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
+        tensors = {name.replace(old, new): array for name, array in tensors.items()}
     if not any(name.startswith("bert.") for name in tensors):
         inside = ("embeddings.", "encoder.", "pooler.")
         tensors = {f"bert.{name}" if name.startswith(inside) else name: array for name, array in tensors.items()}
     tensors.pop("bert.embeddings.position_ids", None)  # a buffer of older releases: 0, 1, 2, ...
     if "cls.predictions.decoder.bias" in tensors:
         tensors.setdefault("cls.predictions.bias", tensors["cls.predictions.decoder.bias"])
-    tied = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.bias": "cls.predictions.bias"}
-    for name, original in tied.items():
+    for name, original in TIED.items():
         array = tensors.pop(name, None)
         if array is not None and original in tensors and not np.array_equal(array, tensors[original]):
-            raise ValueError(f"weight {name} differs from {original}; only models whose decoder is tied to the token embeddings can be imported")
+            raise ValueError(f"weight {name} differs from {original}; only models whose decoder is tied to the embeddings can be imported")
     return tensors

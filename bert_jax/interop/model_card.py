@@ -30,7 +30,8 @@ fill_mask = pipeline("fill-mask", model="{name}")
 print(fill_mask(f"Paris is the {{tokenizer.mask_token}} of France."))
 ```
 
-{model_class} loads every weight. Narrower classes leave the heads that they have no place for unused, and transformers lists those as unexpected.{pooler}
+{model_class} loads every weight. Narrower classes leave out the heads that they have no place for, and transformers
+lists those as unexpected.{pooler}
 
 ## Model
 
@@ -39,7 +40,7 @@ print(fill_mask(f"Paris is the {{tokenizer.mask_token}} of France."))
 
 
 def render(name: str, spec: ModelSpec, tensors: dict[str, np.ndarray], card: dict) -> str:
-    """The card's Markdown. card: {heading: {name: value}}; floats are shown with four significant digits."""
+    """The card's Markdown. card: facts of the run; a dict becomes a section, nested dicts dotted names, other values rows of "Run"."""
     encoder = spec.encoder
     facts = {
         "Layers": encoder.num_layers,
@@ -51,14 +52,23 @@ def render(name: str, spec: ModelSpec, tensors: dict[str, np.ndarray], card: dic
         "Longest input": f"{encoder.embedding.max_positions} tokens",
         "Weights": f"{sum(tensor.size for tensor in tensors.values()):,} (float32)",
     }
+    run = {key: value for key, value in card.items() if not isinstance(value, dict)}
+    sections = ({"Run": run} if run else {}) | {heading: _flat(values) for heading, values in card.items() if isinstance(values, dict)}
     return TEMPLATE.format(
         name=name,
         objectives="masked language modelling and next-sentence prediction" if spec.nsp else "masked language modelling",
         model_class="BertForPreTraining" if spec.nsp else "BertForMaskedLM",
         pooler="" if spec.nsp else " There is no pooler: load the encoder with `AutoModel.from_pretrained(..., add_pooling_layer=False)`.",
         model=_table(facts),
-        sections="".join(f"\n## {heading}\n\n{_table(values)}" for heading, values in card.items()),
+        sections="".join(f"\n## {heading.capitalize()}\n\n{_table(values)}" for heading, values in sections.items()),
     )
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    rows: dict = {}
+    for name, value in values.items():
+        rows |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return rows
 
 
 def _table(values: dict) -> str:

@@ -1,7 +1,7 @@
 """The name table: every parameter of the BERT family beside its Hugging Face and original TensorFlow names, used in both directions.
 
-Enters and leaves: our parameter tree (`nnx.to_pure_dict` of a PretrainingModel, layers stacked on the first axis) and flat dicts of arrays as
-checkpoints hold them. The models are those of Devlin et al. 2018 (arXiv 1810.04805), sections 3 and 3.1.
+Enters and leaves: our parameter tree (`nnx.to_pure_dict` of a PretrainingModel, layers stacked on the first axis) and flat dicts of arrays
+as checkpoints hold them. The models are those of Devlin et al. 2018 (arXiv 1810.04805), sections 3 and 3.1.
 """
 
 import dataclasses
@@ -21,7 +21,20 @@ from bert_jax.model.spec import ModelSpec
 INPUT_AXES = {"kernel": 1, "from_heads": 2, "classifier": 1}
 OUTPUTS_FIRST = {"hugging_face": ("kernel", "from_heads", "classifier"), "tensorflow": ("classifier",)}
 
-LAYER = ("encoder.layers.", "bert.encoder.layer.{layer}.", "bert/encoder/layer_{layer}/")  # what the rows of LAYER_ROWS begin with
+
+def _under(prefixes: tuple[str, str, str], rows: tuple) -> tuple:
+    return tuple(tuple(prefix + name for prefix, name in zip(prefixes, row)) + row[3:] for row in rows)
+
+
+EMBED = ("encoder.embed.", "bert.embeddings.", "bert/embeddings/")
+EMBED_ROWS = (
+    ("tokens.embedding", "word_embeddings.weight", "word_embeddings", "vocabulary"),
+    ("positions.embedding", "position_embeddings.weight", "position_embeddings", "table"),
+    ("token_types.embedding", "token_type_embeddings.weight", "token_type_embeddings", "table"),
+    ("norm.scale", "LayerNorm.weight", "LayerNorm/gamma", "flat"),
+    ("norm.bias", "LayerNorm.bias", "LayerNorm/beta", "flat"),
+)
+LAYER = ("encoder.layers.", "bert.encoder.layer.{layer}.", "bert/encoder/layer_{layer}/")
 LAYER_ROWS = (
     ("attention.query.kernel", "attention.self.query.weight", "attention/self/query/kernel", "kernel"),
     ("attention.query.bias", "attention.self.query.bias", "attention/self/query/bias", "flat"),
@@ -41,12 +54,8 @@ LAYER_ROWS = (
     ("mlp_norm.bias", "output.LayerNorm.bias", "output/LayerNorm/beta", "flat"),
 )
 ROWS = (
-    ("encoder.embed.tokens.embedding", "bert.embeddings.word_embeddings.weight", "bert/embeddings/word_embeddings", "vocabulary"),
-    ("encoder.embed.positions.embedding", "bert.embeddings.position_embeddings.weight", "bert/embeddings/position_embeddings", "table"),
-    ("encoder.embed.token_types.embedding", "bert.embeddings.token_type_embeddings.weight", "bert/embeddings/token_type_embeddings", "table"),
-    ("encoder.embed.norm.scale", "bert.embeddings.LayerNorm.weight", "bert/embeddings/LayerNorm/gamma", "flat"),
-    ("encoder.embed.norm.bias", "bert.embeddings.LayerNorm.bias", "bert/embeddings/LayerNorm/beta", "flat"),
-    *(tuple(prefix + name for prefix, name in zip(LAYER, row)) + row[3:] for row in LAYER_ROWS),
+    *_under(EMBED, EMBED_ROWS),
+    *_under(LAYER, LAYER_ROWS),
     ("mlm_head.transform.kernel", "cls.predictions.transform.dense.weight", "cls/predictions/transform/dense/kernel", "kernel"),
     ("mlm_head.transform.bias", "cls.predictions.transform.dense.bias", "cls/predictions/transform/dense/bias", "flat"),
     ("mlm_head.norm.scale", "cls.predictions.transform.LayerNorm.weight", "cls/predictions/transform/LayerNorm/gamma", "flat"),
@@ -57,6 +66,7 @@ ROWS = (
     ("nsp_head.kernel", "cls.seq_relationship.weight", "cls/seq_relationship/output_weights", "classifier"),
     ("nsp_head.bias", "cls.seq_relationship.bias", "cls/seq_relationship/output_bias", "flat"),
 )
+HEADS = (("cls", "seq_relationship"), ("bert", "pooler"), ("cls", "predictions"))
 NSP_PARTS = ("pooler", "nsp_head")
 # Left over under these names, a weight would change what the model computes, so it is refused; left over elsewhere, it is only noted.
 NEEDED = {"hugging_face": ("bert.embeddings.", "bert.encoder.", "cls."), "tensorflow": ("bert/embeddings/", "bert/encoder/", "cls/")}
@@ -136,16 +146,16 @@ def to_tensors(params: dict, spec: ModelSpec) -> dict[str, np.ndarray]:
 def has_nsp(tensors: dict[str, np.ndarray], naming: str) -> bool:
     """Whether a checkpoint becomes a model with pooler and NSP head: it has the head, or it is an encoder with a pooler and no MLM head."""
     separator = "." if naming == "hugging_face" else "/"
-    parts = {part: any(name.startswith(separator.join(part)) for name in tensors) for part in (("cls", "seq_relationship"), ("bert", "pooler"))}
-    has_mlm = any(name.startswith(separator.join(("cls", "predictions"))) for name in tensors)
-    return parts["cls", "seq_relationship"] or (parts["bert", "pooler"] and not has_mlm)
+    parts = {separator.join(name.split(separator)[:2]) for name in tensors}
+    head, pooler, mlm_head = (f"{first}{separator}{second}" in parts for first, second in HEADS)
+    return head or (pooler and not mlm_head)
 
 
 def from_tensors(tensors: dict[str, np.ndarray], spec: ModelSpec, naming: str, key: jax.Array) -> tuple[dict, list[str]]:
     """A checkpoint's arrays -> (parameters as float32 numpy arrays, notes for the reader).
 
-    A head that is wholly absent is initialised from `key` and noted. ValueError names what is missing from the encoder or from a head, what has
-    the wrong shape or dtype, and what is left over in the encoder.
+    A head that is wholly absent is initialised from `key` and noted. ValueError names what is missing from the encoder or from a head, what
+    has the wrong shape or dtype, and what is left over in the encoder.
     """
     flat: dict[str, np.ndarray] = {}
     absent: dict[str, list[str]] = {}
@@ -165,8 +175,8 @@ def from_tensors(tensors: dict[str, np.ndarray], spec: ModelSpec, naming: str, k
     for part, names in absent.items():
         if part == "encoder" or part in found:
             raise ValueError(
-                f"the checkpoint lacks {len(names)} weights of the {part}: {_listed(names)}. It is damaged, or its config does not describe it; "
-                "fetch it again, or correct the config (num_hidden_layers)"
+                f"the checkpoint lacks {len(names)} weights of the {part}: {_listed(names)}. It is damaged, or its config does not "
+                "describe it; fetch it again, or correct the config (num_hidden_layers)"
             )
     refused = [name for name in unused if name.startswith(NEEDED[naming])]
     if refused:
@@ -187,8 +197,8 @@ def from_tensors(tensors: dict[str, np.ndarray], spec: ModelSpec, naming: str, k
 def _checked(array: np.ndarray, name: str, weight: Weight) -> np.ndarray:
     if array.shape != weight.stored_shape:
         raise ValueError(
-            f"weight {name} has shape {list(array.shape)}, but the config asks for {list(weight.stored_shape)}; correct the config's sizes, "
-            "or fetch the checkpoint again"
+            f"weight {name} has shape {list(array.shape)}, but the config asks for {list(weight.stored_shape)}; correct the config's "
+            "sizes, or fetch the checkpoint again"
         )
     if array.dtype.name not in ("float64", "float32", "float16", "bfloat16"):
         raise ValueError(f"weight {name} is {array.dtype}; expected a floating-point type (a quantised checkpoint cannot be imported)")

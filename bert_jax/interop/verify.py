@@ -1,9 +1,11 @@
-"""Proof of an export: loads it with stock transformers and compares every layer and both heads with our model on real sentences, in float32."""
+"""Proof of an export: stock transformers loads it, and every layer and head is compared with our model on real sentences in float32."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +59,8 @@ class VerifyReport:
 def verify(directory: str | os.PathLike, params: dict, model_section: dict, texts: list[str], *, tolerance: float = 1e-4) -> VerifyReport:
     """Compares the exported directory with (params, model_section) on the texts, alone and in pairs, padded, each with one token masked.
 
-    tolerance: largest absolute difference of any hidden state or logit. Raises VerifyError naming what does not load, or the first output that is off.
+    tolerance: largest absolute difference of any hidden state or logit. Raises VerifyError naming what does not load, or the first output
+    that is off.
     """
     try:
         import torch
@@ -70,15 +73,21 @@ def verify(directory: str | os.PathLike, params: dict, model_section: dict, text
     _check_config(directory, spec)
     model_class = transformers.BertForPreTraining if spec.nsp else transformers.BertForMaskedLM
     model, loading = model_class.from_pretrained(
-        directory, output_loading_info=True, attn_implementation="eager", dtype=torch.float32, local_files_only=True, ignore_mismatched_sizes=True
+        directory,
+        output_loading_info=True,
+        attn_implementation="eager",
+        dtype=torch.float32,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,  # so that they are reported with the rest
     )
     problems = {kind: sorted(map(str, found)) for kind, found in loading.items() if found}
     if problems:
         listed = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(found)}" for kind, found in problems.items())
         raise VerifyError(f"{model_class.__name__} does not load {directory} whole: {listed}. Export the model again")
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    if len(tokenizer) > spec.encoder.embedding.vocab_size:
-        raise VerifyError(f"the tokenizer in {directory} has {len(tokenizer)} tokens, the model {spec.encoder.embedding.vocab_size}; export it again")
+    vocab_size = spec.encoder.embedding.vocab_size
+    if len(tokenizer) > vocab_size:
+        raise VerifyError(f"the tokenizer in {directory} has {len(tokenizer)} tokens, the model {vocab_size}; export the model again")
 
     model.eval()
     pairs = list(zip(texts, texts[1:] + texts[:1]))
@@ -142,21 +151,26 @@ def _encode(tokenizer, inputs: list, extra: int, max_positions: int) -> dict[str
     return {name: np.asarray(encoded[name], np.int64) for name in ("input_ids", "token_type_ids", "attention_mask")}
 
 
-def our_outputs(params: dict, spec: ModelSpec, encoded: dict[str, np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray | None]:
-    graphdef = nnx.split(nnx.eval_shape(lambda: PretrainingModel(spec, rngs=nnx.Rngs(params=0))))[0]
-    batch = {name: jnp.asarray(encoded[name], jnp.int32) for name in ("input_ids", "token_type_ids")}
-    batch["segment_ids"] = jnp.asarray(encoded["attention_mask"], jnp.int32)
+def our_outputs(params: dict, spec: ModelSpec, encoded: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """(hidden states [layers + 1, rows, length, hidden], MLM logits [rows, length, vocabulary], NSP logits [rows, 2] or None), float32."""
+    batch = {name: np.asarray(encoded[name], np.int32) for name in ("input_ids", "token_type_ids")}
+    batch["segment_ids"] = np.asarray(encoded["attention_mask"], np.int32)
+    with jax.default_matmul_precision("highest"):  # accelerators round float32 products to fewer bits by default
+        return jax.device_get(_forward(spec)(params, batch))
 
-    @jax.jit
-    def outputs(params, batch):
+
+@functools.lru_cache
+def _forward(spec: ModelSpec) -> Callable:
+    graphdef = nnx.split(nnx.eval_shape(lambda: PretrainingModel(spec, rngs=nnx.Rngs(params=0))))[0]
+
+    def outputs(params: dict, batch: dict) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         model = nnx.merge(graphdef, params)
         states = model.encoder.hidden_states(batch)
         rows, length = batch["input_ids"].shape
         logits = model.mlm_logits(states[-1], jnp.broadcast_to(jnp.arange(length), (rows, length)))
         return states, logits[..., : spec.encoder.embedding.vocab_size], model.nsp_logits(states[-1]) if spec.nsp else None
 
-    with jax.default_matmul_precision("highest"):  # accelerators round float32 products to fewer bits by default
-        return jax.device_get(outputs(params, batch))
+    return jax.jit(outputs)
 
 
 def _named(states: list[np.ndarray] | np.ndarray, mlm: np.ndarray, nsp: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ import jax
 from flax import nnx
 
 from bert_jax.model.attention import SelfAttention
-from bert_jax.model.layers import ACTIVATION_FUNCTIONS, Norm, Project, dropout, split_key
+from bert_jax.model.layers import ACTIVATION_FUNCTIONS, Norm, Project, dropout
 from bert_jax.model.spec import EncoderSpec
 from bert_jax.sharding import constrain
 
@@ -23,6 +23,8 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
+    KEYS = 3  # dropout sites: attention probabilities, attention output, MLP output
+
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
         self.rate = spec.dropout
         self.attention = SelfAttention(spec, rngs=rngs)
@@ -30,9 +32,9 @@ class Block(nnx.Module):
         self.mlp = Mlp(spec, rngs=rngs)
         self.mlp_norm = Norm(spec.hidden_size, spec.norm_eps)
 
-    def __call__(self, x: jax.Array, mask: jax.Array, key: jax.Array | None) -> jax.Array:
-        """x [b, l, d], mask [b, 1, q, k] -> [b, l, d]."""
-        probabilities_key, attention_key, mlp_key = split_key(key, 3)
+    def __call__(self, x: jax.Array, mask: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """x [b, l, d], mask [b, 1, q, k], keys [KEYS] -> [b, l, d]."""
+        probabilities_key, attention_key, mlp_key = (None,) * self.KEYS if keys is None else keys
         x = self.attention_norm(x + dropout(self.attention(x, mask, probabilities_key), self.rate, attention_key))
         x = constrain(x, ACTIVATIONS_AXES)
         x = self.mlp_norm(x + dropout(self.mlp(x), self.rate, mlp_key))

@@ -7,7 +7,7 @@ from flax import nnx
 from bert_jax.model.attention import segment_mask
 from bert_jax.model.block import ACTIVATIONS_AXES, Block
 from bert_jax.model.embed import InputEmbedding
-from bert_jax.model.layers import scan_layers, split_key, stack_layers
+from bert_jax.model.layers import scan_layers, stack_layers
 from bert_jax.model.spec import Compute, EncoderSpec
 from bert_jax.sharding import constrain
 
@@ -34,15 +34,17 @@ class Encoder(nnx.Module):
         return jnp.concatenate([first[None], layers])
 
     def _run(self, batch, key, compute, collect):
-        embed_key, layers_key = split_key(key, 2)
+        embed_key, layer_keys = None, None
+        if key is not None:  # all keys of the model in one split: each derivation costs compile time
+            keys = jax.random.split(key, 1 + self.num_layers * Block.KEYS)
+            embed_key, layer_keys = keys[0], keys[1:].reshape(self.num_layers, Block.KEYS)
         mask = segment_mask(batch["segment_ids"])
         first = self.embed(batch["input_ids"], batch["token_type_ids"], batch.get("position_ids"), embed_key, jnp.dtype(compute.dtype))
         first = constrain(first, ACTIVATIONS_AXES)
 
-        def body(block: Block, x: jax.Array, layer_key: jax.Array | None):
-            x = block(x, mask, layer_key)
+        def body(block: Block, x: jax.Array, keys: jax.Array | None):
+            x = block(x, mask, keys)
             return x, x if collect else None
 
-        keys = None if key is None else jax.random.split(layers_key, self.num_layers)
-        last, layers = scan_layers(self.layers, body, first, keys, wrap=REMAT_WRAPPERS[compute.remat], unroll=compute.unroll)
+        last, layers = scan_layers(self.layers, body, first, layer_keys, wrap=REMAT_WRAPPERS[compute.remat], unroll=compute.unroll)
         return last, first, layers

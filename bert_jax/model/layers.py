@@ -79,10 +79,6 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     return jnp.where(keep, x / (1.0 - threshold / 65536), jnp.zeros_like(x))
 
 
-def split_key(key: jax.Array | None, count: int) -> list[jax.Array | None]:
-    return [None] * count if key is None else list(jax.random.split(key, count))
-
-
 def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, rngs: nnx.Rngs) -> nnx.Module:
     """One module whose every parameter holds `count` layers along a new first axis, `layers`."""
 
@@ -102,15 +98,15 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, rngs: nn
 
 
 def scan_layers(module: nnx.Module, body: Callable, carry: jax.Array, keys: jax.Array | None, *, wrap: Callable = lambda f: f, unroll: int = 1):
-    """Runs `body(layer, carry, key) -> (carry, out)` over the layers of a stacked module; returns (carry, stacked outs).
+    """Runs `body(layer, carry, keys) -> (carry, out)` over the layers of a stacked module; returns (carry, stacked outs). keys: [layers, ...].
 
     wrap: applied to the scanned function, for rematerialisation.
     """
     graphdef, state = nnx.split(module)
 
     def step(carry, layer):
-        parameters, key = layer
-        return body(nnx.merge(graphdef, parameters), carry, key)
+        parameters, layer_keys = layer
+        return body(nnx.merge(graphdef, parameters), carry, layer_keys)
 
     return jax.lax.scan(wrap(step), carry, (nnx.to_pure_dict(state), keys), unroll=unroll)
 

@@ -1,0 +1,165 @@
+import gzip
+import itertools
+import json
+import tracemalloc
+
+import pytest
+
+from data_pipeline import embedded
+from data_pipeline.corpus import MAX_DOCUMENT, MAX_JSON_LINE, Corpus, CorpusError
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[str]:
+    return list(itertools.islice(embedded.documents(), 40))
+
+
+def write(path, documents, layout="blank-line"):
+    parted = {"blank-line": "\n\n", "line": "\n"}[layout]
+    path.write_bytes(parted.join(documents).encode())
+    return path
+
+
+def test_layouts_and_containers_hold_the_same_documents(tmp_path, documents):
+    plain = write(tmp_path / "a.txt", documents)
+    assert list(Corpus(plain)) == documents
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    assert list(Corpus(tmp_path / "b.txt.gz")) == documents
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps({"id": 1, "text": text}) + "\n" for text in documents))
+    assert list(Corpus(tmp_path / "c.jsonl")) == documents
+    (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress((tmp_path / "c.jsonl").read_bytes()))
+    assert list(Corpus(tmp_path / "d.jsonl.gz")) == documents
+    lines = [line for text in documents for line in text.split("\n")]
+    assert list(Corpus(plain, documents="line")) == lines
+    assert list(Corpus(plain, documents="file")) == ["\n\n".join(documents)]
+
+
+def test_byte_order_mark_and_windows_line_ends(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfOne.\r\nTwo.\r\n\r\n\r\nThree.\r\n")
+    assert list(Corpus(tmp_path / "a.txt")) == ["One.\nTwo.", "Three."]
+
+
+def test_inputs_are_sorted_and_read_once(tmp_path):
+    for name in ("b.txt", "a.txt", "sub/c.jsonl", "ignored.bin", ".hidden.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps({"text": name}) if name.endswith("jsonl") else name)
+    assert list(Corpus(tmp_path)) == ["a.txt", "b.txt", "sub/c.jsonl"]
+    assert list(Corpus(str(tmp_path / "*.txt"))) == ["a.txt", "b.txt"]
+    corpus = Corpus([tmp_path / "b.txt", str(tmp_path / "*.txt")])
+    assert list(corpus) == list(corpus) == ["b.txt", "a.txt"]
+    assert corpus.progress["bytes"] == corpus.size == 10
+
+
+GOOD = b"A good document.\n\n"
+BAD = {
+    "broken UTF-8": ("a.txt", GOOD + b"caf\xe9 is Latin-1\n\n" + GOOD, "line 3, byte 21"),
+    "NUL byte": ("a.txt", GOOD + b"fine\nnot \0 fine\n\n" + GOOD, "line 4, byte 27"),
+    "malformed JSON": ("a.jsonl", b'{"text": "good"}\n{"text": "cut\n{"text": "good"}\n', "line 2, byte 17"),
+    "no text in field 'text'": ("a.jsonl", b'{"text": "good"}\n{"body": "x"}\n{"text": "good"}\n', "'body'"),
+    "JSON line too long": ("a.jsonl", b'{"text": "good"}\n"' + b"x" * (MAX_JSON_LINE * 2) + b'"\n{"text": "good"}\n', "line 2, byte 17"),
+}
+BAD_JSON = [b'{"text": 5}', b"[1]", b'{"text": "\\ud800"}', b'{"text": "a\\u0000b"}', b'{"text": "caf\xe9"}', b"[" * 100_000]
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_a_bad_document_stops_the_run_or_is_counted(tmp_path, reason):
+    name, content, place = BAD[reason]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CorpusError) as error:
+        list(Corpus(tmp_path / name))
+    for part in (str(tmp_path / name), place, reason, "--on-error=skip"):
+        assert part in str(error.value)
+    corpus = Corpus(tmp_path / name, on_error="skip")
+    assert len(list(corpus)) == 2
+    assert corpus.skips == {reason: 1}
+
+
+@pytest.mark.parametrize("line", BAD_JSON)
+def test_bad_json_lines(tmp_path, line):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "good"}\n' + line + b'\n{"text": "good"}\n')
+    with pytest.raises(CorpusError, match="line 2, byte "):
+        list(Corpus(tmp_path / "a.jsonl"))
+    corpus = Corpus(tmp_path / "a.jsonl", on_error="skip")
+    assert list(corpus) == ["good", "good"]
+    assert corpus.skips.total() == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "not gzip"])
+def test_damaged_gzip(tmp_path, documents, damage):
+    whole = gzip.compress("\n\n".join(documents).encode())
+    middle = len(whole) // 2
+    content = {
+        "cut": whole[:middle],
+        "flipped": whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :],
+        "not gzip": b"plain text",
+    }[damage]
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(content)
+    (tmp_path / "b.txt").write_text("The next file.")
+    with pytest.raises(CorpusError, match="a.txt.gz, line"):
+        list(Corpus(tmp_path))
+    corpus = Corpus(tmp_path, on_error="skip")
+    read = list(corpus)
+    assert read[-1] == "The next file."
+    # A flipped bit may show as broken text before the checksum at the end of the file is reached.
+    assert corpus.skips["gzip data cut short or damaged"] == 1 and (damage == "flipped" or corpus.skips.total() == 1)
+    if damage == "cut":
+        assert read[:-1] == documents[: len(read) - 1]
+
+
+def test_missing_and_empty_inputs(tmp_path):
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "blank.txt").write_bytes(b" \n\n\t\n")
+    (tmp_path / "x.txt.zst").write_bytes(b"")
+    (tmp_path / "none").mkdir()
+    for inputs, words in [
+        (tmp_path / "absent.txt", "does not exist"),
+        (str(tmp_path / "*.absent"), "no file matches"),
+        (tmp_path / "none", "holds no file"),
+        (tmp_path / "x.txt.zst", "only .gz"),
+        ([], "no input"),
+    ]:
+        with pytest.raises(CorpusError, match=words):
+            Corpus(inputs)
+    for name in ("empty.txt", "blank.txt"):
+        with pytest.raises(CorpusError, match="holds no document"):
+            list(Corpus(tmp_path / name))
+    with pytest.raises(CorpusError, match="blank-line, line, file"):
+        Corpus(tmp_path / "blank.txt", documents="paragraph")
+
+
+@pytest.mark.parametrize("unit", ["word ", "größe", "x"])
+def test_one_huge_line_is_cut_in_bounded_memory(tmp_path, unit):
+    size = 24 << 20
+    content = unit.encode() * (size // len(unit.encode()))
+    (tmp_path / "a.txt").write_bytes(content)
+    corpus = Corpus(tmp_path / "a.txt")
+    tracemalloc.start()
+    pieces = 0
+    position = 0
+    for piece in corpus:
+        encoded = piece.encode()
+        assert len(encoded) <= 2 * MAX_DOCUMENT
+        if unit.endswith(" "):
+            assert piece.startswith("word") and piece.endswith(" ")
+        assert encoded == content[position : position + len(encoded)]
+        position += len(encoded)
+        pieces += 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert position == len(content)
+    assert pieces > 20 and corpus.progress["cut"] >= pieces - 1
+    assert peak < 16 << 20
+
+
+def test_embedded_corpus_is_prose_without_repetition():
+    documents = list(itertools.islice(embedded.documents(), 1000))
+    text = "\n".join(documents)
+    assert len(documents) == 1000 and len(text) > 1_000_000
+    paragraphs = text.split("\n")
+    assert len(set(paragraphs)) == len(paragraphs)
+    assert sum(character.isalpha() or character == " " for character in text) > 0.93 * len(text)
+    words = text.split()
+    assert sum(word in {"the", "a", "of", "to", "is", "and", "in"} for word in words) > 0.15 * len(words)
+    assert ">>>" not in text and "\ndef " not in text
+    assert list(itertools.islice(embedded.documents(), 100)) == documents[:100]
