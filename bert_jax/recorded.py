@@ -84,6 +84,21 @@ class RecordedBatches:
         }
         contract.check(self.batch(0))
 
+    @staticmethod
+    def is_at(directory: Path) -> bool:
+        """Whether the directory holds recorded batches, by its manifest's format."""
+        try:
+            manifest = json.loads((Path(directory) / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(manifest, dict) and manifest.get("format") == FORMAT
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with any byte of the recording."""
+        manifest = json.loads((self.directory / "manifest.json").read_text(encoding="utf-8"))
+        return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()[:16]
+
     @property
     def tokenizer_dir(self) -> Path | None:
         """The tokenizer's directory, if one was recorded."""

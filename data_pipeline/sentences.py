@@ -3,7 +3,7 @@
 A line end always ends a sentence, as in google-research/bert's input format (one sentence, or here one paragraph, per line); within a
 line, sentencex (Wikimedia; rules and abbreviation lists for about 300 languages) decides. It was chosen among eight libraries on English
 Wikipedia paragraphs, one core of a busy machine: sentencex 40 MB/s, icu4py 28, blingfire 8, nupunkt-rs 6, nupunkt 4, sentence-splitter
-0.7, syntok 0.5, pysbd 0.13. The fast rivals were worse: ICU splits after "Dr." and "Fig.", blingfire detaches `he asked.` from its
+0.7, syntok 0.5, pysbd 0.13. The fast rivals were worse: ICU splits after "Dr." and "e.g.", blingfire detaches `he asked.` from its
 quotation, nupunkt rewrites white space.
 """
 

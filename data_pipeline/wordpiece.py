@@ -1,4 +1,4 @@
-"""Fast exact WordPiece encoding. Enters: sentences. Leaves: the ids that the Hugging Face tokenizer gives, about ten times sooner.
+"""Fast exact WordPiece encoding. Enters: sentences. Leaves: the ids that the Hugging Face tokenizer gives, at five to nine times its speed.
 
 BERT's tokenization never looks across a space, so every distinct word (a run between spaces, U+0020) is encoded once, by the Hugging Face
 tokenizer's own parts, and kept as the bytes of its ids; encoding text is then splitting at spaces, a dict look-up per word, and one join

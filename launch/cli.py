@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def quiet_libraries() -> None:
     """Our own log on stderr; TensorFlow's, absl's and Orbax's chatter only from warnings up."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("bert_jax").setLevel(logging.INFO)
@@ -91,14 +91,13 @@ def add_tokenizer(commands) -> None:
     def run(arguments):
         from data_pipeline import corpus, tokenizers
 
-        documents = corpus.read_documents(
+        documents = corpus.Corpus(
             arguments.input, documents=arguments.documents, text_field=arguments.text_field, on_error=arguments.on_error
         )
-        print(
-            tokenizers.train(
-                kind=arguments.kind, documents=documents, vocab_size=arguments.vocab_size, directory=arguments.output, lowercase=not arguments.cased
-            )
+        tokenizer, coverage = tokenizers.train(
+            documents, arguments.output, kind=arguments.kind, vocab_size=arguments.vocab_size, lowercase=not arguments.cased
         )
+        print(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} entries in {arguments.output}\n  on a sample of {coverage}")
 
     command = add_command(
         commands, "tokenizer", run, "Trains a tokenizer on raw text and writes it in Hugging Face layout.",
@@ -116,10 +115,12 @@ def add_prepare(commands) -> None:
     def run(arguments):
         from data_pipeline.prepare import prepare
 
-        prepare(
+        summary = prepare(
             arguments.input, arguments.tokenizer, arguments.output, workers=arguments.workers, holdout=arguments.holdout,
-            documents=arguments.documents, text_field=arguments.text_field, on_error=arguments.on_error, overwrite=arguments.overwrite,
+            documents=arguments.documents, text_field=arguments.text_field, on_error=arguments.on_error, language=arguments.language,
+            shard_size=arguments.shard_size, overwrite=arguments.overwrite,
         )
+        print(summary)
 
     command = add_command(
         commands, "prepare", run,
@@ -132,6 +133,8 @@ def add_prepare(commands) -> None:
     command.add_argument("--output", required=True, metavar="DIR")
     command.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
     command.add_argument("--holdout", type=float, default=0.01, help="share of documents kept for evaluation, chosen by their hash (default: 0.01)")
+    command.add_argument("--language", default="en", metavar="CODE", help="of the text, for the sentence splitter (default: en)")
+    command.add_argument("--shard-size", type=int, default=16_000_000, help="characters of text per shard (default: 16000000)")
     command.add_argument("--overwrite", action="store_true", help="start afresh where a store with other settings stands")
 
 

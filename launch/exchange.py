@@ -2,7 +2,7 @@
 
 import json
 import logging
-import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -28,13 +28,12 @@ def export(workdir: Path, output: Path, *, step: int | None = None, check: bool 
     model = load_model(workdir, step=step)
     if model.step is None:
         raise ConfigError(f"{workdir} is not a workdir but an exported model already")
-    huggingface.export(model.params, model.section, model.tokenizer_dir, output, card=card_facts(workdir, model.step))
-    if check:
-        try:
-            print(verify.verify(output, model.params, model.section, list(VERIFY_TEXTS)))
-        except verify.VerifyError:
-            shutil.rmtree(output)  # nothing leaves that does not agree
-            raise
+    card = card_facts(workdir, model.step)
+    if check:  # in a directory of its own first: nothing leaves that does not agree, and an earlier export stays until then
+        with tempfile.TemporaryDirectory() as scratch:
+            huggingface.export(model.params, model.section, model.tokenizer_dir, Path(scratch) / "model", card=card)
+            print(verify.verify(Path(scratch) / "model", model.params, model.section, list(VERIFY_TEXTS)))
+    huggingface.export(model.params, model.section, model.tokenizer_dir, output, card=card)
     log.info("exported step %d of %s to %s", model.step, workdir, output)
 
 
@@ -67,7 +66,8 @@ def import_model(source: Path, workdir: Path) -> None:
     for note in notes:
         log.info("%s", note)
     parameters = make_blueprint(build_spec(section)).num_params
-    log.info("imported %s (%.1fM parameters) into %s; go on with `bert-jax pretrain --config=... --workdir=%s`", source, parameters / 1e6, workdir, workdir)
+    log.info("imported %s (%.1fM parameters) into %s", source, parameters / 1e6, workdir)
+    log.info("go on with: bert-jax pretrain --config=... --workdir=%s --config.data.path=STORE", workdir)
 
 
 def _read(source: Path) -> tuple[dict, dict, Path, list[str]]:
@@ -79,6 +79,8 @@ def _read(source: Path) -> tuple[dict, dict, Path, list[str]]:
         section, params, notes = tf_bert.from_arrays(arrays, json.loads((source / tf_bert.CONFIG).read_text()), key=key)
         return section, params, source, notes
     imported = huggingface.load(source, key=key)
+    if imported.tokenizer_dir is None:
+        raise ConfigError(f"{source} has no tokenizer (tokenizer.json or vocab.txt); put the model's own beside its weights")
     return imported.model_section, imported.params, Path(imported.tokenizer_dir), imported.notes
 
 

@@ -17,5 +17,9 @@ def record(config: dict, output: Path, *, batches: int) -> None:
     check_nsp(config)
     source = make_source(config, data, None)
     stream = tqdm(source.batches(0, batches), total=batches, unit="batch", disable=None)
-    recorded.write(output, stream, tokenizer_dir=data.tokenizer_dir, vocab_size=data.vocab_size)
+    description = {
+        "vocab_size": data.vocab_size, "store_fingerprint": data.fingerprint, "seed": config["seed"],
+        "data": config["data"] | {"path": data.path.name}, "masking": config["masking"],
+    }
+    recorded.write(output, stream, description, data.tokenizer_dir)
     print(f"{batches} batches of {config['batch_size']} x {config['length']} in {output}")

@@ -80,7 +80,7 @@ def open_data(config: dict[str, Any]) -> Data:
         raise ConfigError("data.path is empty: make a token store with `bert-jax prepare` and set --config.data.path=STORE")
     if RecordedBatches.is_at(path):
         recorded = RecordedBatches(path)
-        return Data(path, True, recorded.vocab_size, recorded.fingerprint, recorded.tokenizer_dir, None)
+        return Data(path, True, recorded.description["vocab_size"], recorded.fingerprint, recorded.tokenizer_dir, None)
     from data_pipeline.store import TokenStore
 
     store = TokenStore(path, split="train")

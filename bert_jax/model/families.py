@@ -20,7 +20,7 @@ def bert(
     nsp: bool = True,
 ) -> ModelSpec:
     """BERT (Devlin et al. 2018, arXiv 1810.04805): post-norm blocks, learned positions, MLM and NSP heads."""
-    if hidden_size % num_heads:
+    if num_heads < 1 or hidden_size % num_heads:
         raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
     return ModelSpec(
         encoder=EncoderSpec(

@@ -38,7 +38,7 @@ class Checkpoints:
     def __init__(self, directory: Path, *, keep: int = 2):
         if keep < 1:
             raise ValueError(f"checkpoint.keep is {keep}; it must be at least 1")
-        self.directory, self.keep = Path(directory), keep
+        self.directory, self.keep = Path(directory).absolute(), keep  # Orbax takes absolute paths only
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self.last_save_seconds: dict[str, float] = {}
