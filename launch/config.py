@@ -179,7 +179,10 @@ def _run_file(path: Path) -> ConfigDict:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ConfigError(f"--config={path}: the file has no function get_config()")
-    return module.get_config()
+    try:
+        return module.get_config()
+    except (TypeError, AttributeError, KeyError) as error:  # ml_collections checks types as fields are set
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def write_json(path: Path, value: Any) -> None:

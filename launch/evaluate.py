@@ -6,10 +6,10 @@ import jax
 
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.loop import evaluation_line
+from bert_jax.training.state import TrainState
 from launch.config import ConfigError, read_run_config
 from launch.pretrain import held_out_evaluation
 from launch.run import build_run, open_data, resolve_vocabulary
-from bert_jax.training.state import TrainState
 
 
 def evaluate_workdir(workdir: Path, *, step: int | None = None, data_path: str | None = None) -> dict[str, float]:
@@ -25,7 +25,7 @@ def evaluate_workdir(workdir: Path, *, step: int | None = None, data_path: str |
         raise ConfigError(f"{workdir} has no checkpoint yet")
     evaluation = held_out_evaluation(config, run, data)
     if evaluation is None:
-        raise ConfigError(f"{data.path} holds recorded batches, which have no held-out part; give a token store with --data=STORE")
+        raise ConfigError(f"{data.path} holds no held-out text; give a token store that does (bert-jax prepare --holdout=...) with --data=STORE")
     with jax.set_mesh(run.mesh):
         params = checkpoints.restore(step, {"params": run.abstract.params})["params"]
         metrics = evaluation(TrainState(step, params, None))

@@ -113,7 +113,7 @@ def first_state(config: dict, run: Run, checkpoints: Checkpoints) -> tuple[Train
 
 def held_out_evaluation(config: dict, run: Run, data: Data):
     """A function of the state giving held-out metrics, or None if the data has no held-out part."""
-    if data.recorded:
+    if not data.held_out:
         return None
     source = make_source(config, data, run.mesh, split="eval")
     eval_step = make_eval_step(run.blueprint, run.objective, dataclasses.replace(run.compute, remat="none"), run.abstract.params, run.mesh)

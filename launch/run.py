@@ -63,10 +63,15 @@ def build_run(config: dict[str, Any]) -> Run:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where batches come from. vocab_size and fingerprint: of the tokenizer and the data; unigram_counts: int64 [vocab_size] or None."""
+    """Where batches come from.
+
+    held_out: whether there is a split for evaluation. vocab_size and fingerprint: of the tokenizer and the data. unigram_counts: int64 [vocab_size],
+    None for recorded batches.
+    """
 
     path: Path
     recorded: bool
+    held_out: bool
     vocab_size: int
     fingerprint: str
     tokenizer_dir: Path | None
@@ -80,11 +85,11 @@ def open_data(config: dict[str, Any]) -> Data:
         raise ConfigError("data.path is empty: make a token store with `bert-jax prepare` and set --config.data.path=STORE")
     if RecordedBatches.is_at(path):
         recorded = RecordedBatches(path)
-        return Data(path, True, recorded.description["vocab_size"], recorded.fingerprint, recorded.tokenizer_dir, None)
+        return Data(path, True, False, recorded.description["vocab_size"], recorded.fingerprint, recorded.tokenizer_dir, None)
     from data_pipeline.store import TokenStore
 
     store = TokenStore(path, split="train")
-    return Data(path, False, store.vocab_size, store.fingerprint, Path(store.tokenizer_dir), store.unigram_counts)
+    return Data(path, False, "eval" in store.manifest["splits"], store.vocab_size, store.fingerprint, Path(store.tokenizer_dir), store.unigram_counts)
 
 
 def resolve_vocabulary(config: dict[str, Any], data: Data) -> dict[str, Any]:

@@ -15,8 +15,8 @@ SHORTEST_ANSWER = 4  # letters
 
 
 def write_samples(workdir: Path, blueprint: Blueprint, params: dict, data: Data, *, step: int) -> None:
-    """Writes WORKDIR/samples.json: held-out sentences with one word masked, the top predictions and the answer. Nothing for recorded batches."""
-    if data.recorded:
+    """Writes WORKDIR/samples.json: held-out sentences with one word masked, the top predictions and the answer. Nothing if no text is held out."""
+    if not data.held_out:
         return
     from data_pipeline import tokenizers
     from data_pipeline.store import TokenStore

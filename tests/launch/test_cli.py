@@ -1,0 +1,137 @@
+"""The commands as a user runs them, on a small real run."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from launch.cli import main
+from launch.load_model import load_model
+from tests.launch.conftest import SMALL, run
+
+
+def params_of(path):
+    return jax.tree.map(np.asarray, load_model(path).params)
+
+
+def assert_same(first, second):
+    for mine, theirs in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    "command", ["", "tokenizer", "prepare", "pretrain", "evaluate", "export", "import", "fill-mask", "inspect", "record", "report"]
+)
+def test_help_explains_itself_with_examples(command, capsys):
+    with pytest.raises(SystemExit) as status:
+        main([command, "--help"] if command else ["--help"])
+    assert status.value.code == 0
+    assert "bert-jax " + command in capsys.readouterr().out
+
+
+def test_a_finished_run_leaves_all_its_files(trained, prepared):
+    for name in ("config.json", "model.json", "environment.json", "metrics.jsonl", "report.html", "samples.json", "tensorboard", "tokenizer"):
+        assert (trained / name).exists(), name
+    config = json.loads((trained / "config.json").read_text())
+    assert config["model"]["vocab_size"] == json.loads((prepared.store / "manifest.json").read_text())["tokenizer"]["vocab_size"]
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "train"] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in lines if line["split"] == "eval"] == [6, 12]
+    assert [line["event"] for line in lines if line["split"] == "event"] == ["started", "finished"]
+    assert list((trained / "tensorboard").glob("events*"))
+
+
+def test_running_again_has_nothing_to_do(trained, prepared, caplog):
+    before = sorted(path.name for path in (trained / "checkpoints").iterdir())
+    run("pretrain", *SMALL, f"--workdir={trained}", f"--config.data.path={prepared.store}")
+    assert "nothing to do" in caplog.text
+    assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == before
+
+
+def test_evaluate_repeats_the_runs_own_evaluation(trained, capsys):
+    run("evaluate", f"--workdir={trained}")
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["split"] == "eval"][-1]
+    assert f"MLM loss {last['mlm_loss']:.3f}" in capsys.readouterr().out
+
+
+def test_export_import_and_fill_mask(trained, tmp_path, capsys):
+    run("export", f"--workdir={trained}", f"--output={tmp_path / 'model'}", "--verify")
+    run("import", f"--from={tmp_path / 'model'}", f"--workdir={tmp_path / 'imported'}")
+    assert_same(params_of(trained), params_of(tmp_path / "imported"))
+    capsys.readouterr()
+    printed = []
+    for model in (trained, tmp_path / "model", tmp_path / "imported"):
+        run("fill-mask", f"--model={model}", "--top=2", "the [MASK] of a [MASK] .")
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] == printed[2]
+    assert printed[0].count("%") == 4
+
+
+def test_continued_pretraining_from_an_import(trained, prepared, tmp_path, caplog):
+    run("export", f"--workdir={trained}", f"--output={tmp_path / 'model'}")
+    run("import", f"--from={tmp_path / 'model'}", f"--workdir={tmp_path / 'go'}")
+    imported = params_of(tmp_path / "go")
+    arguments = [*SMALL, f"--workdir={tmp_path / 'go'}", f"--config.data.path={prepared.store}"]
+    assert main(["pretrain", *arguments, "--config.model.num_layers=3"]) == 1
+    run("pretrain", *arguments, "--config.schedule.peak=0.0", "--config.eval.every=0")
+    assert "starting from imported weights" in caplog.text
+    assert_same(imported, params_of(tmp_path / "go"))  # the rate was 0
+
+
+def test_a_changed_config_is_refused_with_the_difference(trained, prepared, tmp_path, capsys):
+    workdir = tmp_path / "copy"
+    shutil.copytree(trained, workdir)
+    arguments = ["pretrain", *SMALL, f"--workdir={workdir}", f"--config.data.path={prepared.store}"]
+    assert main([*arguments, "--config.batch_size=16", "--config.steps=14"]) == 1
+    message = capsys.readouterr().err
+    assert "batch_size: 8 -> 16" in message and "--accept-changes" in message
+    assert main([*arguments, "--config.steps=14", "--accept-changes"]) == 0
+    assert (workdir / "checkpoints" / "step_00000014" / "commit.json").exists()
+
+
+def test_recorded_batches_train_to_the_same_weights(trained, prepared, tmp_path, capsys):
+    """Static masking of as many batches as there are steps is the same run, and needs no TensorFlow."""
+    recorded = tmp_path / "recorded"
+    run("record", *SMALL, f"--config.data.path={prepared.store}", "--batches=12", f"--output={recorded}")
+    run("pretrain", *SMALL, f"--workdir={tmp_path / 'run'}", f"--config.data.path={recorded}")
+    assert_same(params_of(trained), params_of(tmp_path / "run"))
+    run("inspect", str(recorded), "--rows=1")
+    assert "12 of 8 x 32" in capsys.readouterr().out
+
+
+def test_inspect_shows_words_masks_and_contents(trained, prepared, tmp_path, capsys):
+    run("inspect", str(prepared.store), "--rows=2", "--length=48")
+    shown = capsys.readouterr().out
+    assert "train:" in shown and shown.count("to predict") == 2 and "[CLS]" in shown and "A: " in shown and "B: " in shown
+    run("inspect", str(trained), "--rows=1", "--step=3")
+    shown = capsys.readouterr().out
+    assert "checkpoint of step 12" in shown and "whole" in shown and "batch of step 3" in shown
+
+
+def test_bad_input_gets_one_clear_line(trained, prepared, tmp_path, capsys):
+    bare = tmp_path / "empty"
+    bare.mkdir()
+    cases = [
+        (["pretrain", *SMALL, f"--workdir={tmp_path / 'w'}"], "data.path is empty"),
+        (["pretrain", *SMALL, f"--workdir={tmp_path / 'w'}", f"--config.data.path={bare}"], str(bare)),
+        (["pretrain", *SMALL, f"--workdir={tmp_path / 'w'}", f"--config.data.path={prepared.store}", "--config.length=128"], "max_positions 64"),
+        (["pretrain", *SMALL, f"--workdir={tmp_path / 'w'}", f"--config.data.path={prepared.store}", "--config.model.vocab_size=7"], "1000"),
+        (["pretrain", *SMALL, f"--workdir={tmp_path / 'w'}", f"--config.data.path={prepared.store}", "--config.data.sequences=full_sentences"], "nsp"),
+        (["evaluate", f"--workdir={bare}"], "config.json"),
+        (["export", f"--workdir={bare}", f"--output={tmp_path / 'x'}"], "neither a bert_jax workdir"),
+        (["export", f"--workdir={trained}", f"--output={tmp_path / 'x'}", "--step=5"], "steps there"),
+        (["fill-mask", f"--model={trained}", "no mask here"], "no [MASK]"),
+        (["fill-mask", f"--model={tmp_path / 'nowhere'}", "[MASK]"], "not a directory"),
+        (["tokenizer", f"--input={tmp_path / '*.txt'}", f"--output={tmp_path / 't'}"], "*.txt"),
+        (["prepare", f"--input={tmp_path}", f"--tokenizer={bare}", f"--output={tmp_path / 's'}"], ""),
+        (["import", f"--from={bare}", f"--workdir={tmp_path / 'i'}"], str(bare)),
+        (["report", f"--workdir={bare}"], "metrics.jsonl"),
+    ]
+    for arguments, expected in cases:
+        assert main(arguments) == 1, arguments
+        message = capsys.readouterr().err
+        assert expected in message and "Traceback" not in message, (arguments, message)
+    assert not (tmp_path / "w").exists()

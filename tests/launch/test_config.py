@@ -1,0 +1,99 @@
+"""The config system: overrides, clear errors, and configs that all build without allocating a weight."""
+
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from bert_jax.batch import check, device_fields, zeros
+from launch import config as configs
+from launch.cli import main
+from launch.config import ConfigError
+from launch.run import build_run
+
+CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "__init__")
+BASE = "configs/bert_base.py"
+
+
+def test_overrides_take_the_fields_type():
+    config = configs.load(BASE, ["config.batch_size=64", "config.schedule.peak=3e-4", "config.model.nsp=false", "config.optimizer.exclude=bias"])
+    assert config["batch_size"] == 64 and config["schedule"]["peak"] == 3e-4
+    assert config["model"]["nsp"] is False and config["optimizer"]["exclude"] == ("bias",)
+    assert configs.load(BASE, ["config.steps=1e6"])["steps"] == 1_000_000
+
+
+def test_a_reference_follows_its_field():
+    config = configs.load("configs/quickstart.py", ["config.steps=500"])
+    assert config["schedule"]["total_steps"] == 500 and config["schedule"]["warmup_steps"] == 50
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("config.batchsize=64", "no field 'batchsize'; did you mean batch_size"),
+        ("config.learning_rate=1", "no field 'learning_rate'"),
+        ("config.optimizer.warmup_steps=1", "schedule.warmup_steps"),
+        ("config.batch_size=many", "expected int, such as 12"),
+        ("config.batch_size=1.5", "expected int"),
+        ("config.model.nsp=maybe", "expected bool, such as true"),
+        ("config.seed", "write --config.FIELD=VALUE"),
+    ],
+)
+def test_a_wrong_override_is_explained(override, message):
+    with pytest.raises(ConfigError, match=message):
+        configs.load(BASE, [override])
+
+
+def test_a_config_file_with_wrong_fields_is_refused(tmp_path):
+    source = Path(BASE).read_text()
+    for change, message in (
+        ("config.seeds = 0", "no field 'seeds'; did you mean seed"),
+        ("config.steps = 'ten'", "steps.*int"),
+        ("del config.masking.rate", "lacks masking.rate"),
+    ):
+        path = tmp_path / "mine.py"
+        path.write_text(source.replace("    return config", f"    {change}\n    return config"))
+        with pytest.raises(ConfigError, match=message):
+            configs.load(str(path), [])
+
+
+def test_a_missing_file_names_the_configs_there_are():
+    with pytest.raises(ConfigError, match="bert_base, bert_large"):
+        configs.load("configs/bert_giant.py", [])
+
+
+def test_print_config_is_the_resolved_config(capsys):
+    assert main(["pretrain", "--config=bert_base", "--print-config", "--config.batch_size=64"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["batch_size"] == 64 and printed["model"]["hidden_size"] == 768
+
+
+def test_an_unknown_argument_is_not_swallowed(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--workdir=x", "--config.batch_size=64"])
+    assert "unknown argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_builds(path):
+    """Abstract state and batch, by shape inference through the whole train step: nothing is allocated."""
+    from bert_jax.training.step import make_train_step
+
+    config = configs.load(str(path), [])
+    config["model"]["vocab_size"] = config["model"]["vocab_size"] or 6_000
+    run = build_run(config)
+    batch = zeros(config["batch_size"], config["length"], config["masking"]["predictions"], nsp=config["model"]["nsp"])
+    check(batch)
+    assert config["masking"]["predictions"] >= int(config["masking"]["rate"] * config["length"])
+    step = make_train_step(run.blueprint, run.objective, run.tx, run.schedule, run.compute, run.abstract, run.mesh)
+    shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), device_fields(batch))
+    state, metrics = jax.eval_shape(step, run.abstract, shapes, jax.eval_shape(lambda: jax.random.key(0, impl=config["dropout_rng"])))
+    assert jax.tree.map(lambda leaf: leaf.shape, state) == jax.tree.map(lambda leaf: leaf.shape, run.abstract)
+    assert "loss" in metrics
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_says_what_it_is(path):
+    text = path.read_text()
+    assert "Run: " in text and "Hardware:" in text and len(text.splitlines()) <= 60
