@@ -1,7 +1,9 @@
 """The quickstart: a small BERT (MLM + NSP) that a two-core CPU trains in about four minutes. Reproduces nothing published; it shows every part at work.
 
 Run:      make quickstart
-Hardware: any CPU.
+Hardware: any CPU. Time: see README.md, which shows a whole run.
+Score:    held-out masked accuracy about three times the unigram baseline; the run is far too short for more.
+Initialisation is wider than BERT's 0.02, which at width 128 starts attention nearly flat and learns later.
 """
 
 from ml_collections import ConfigDict
@@ -10,20 +12,20 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
-    config.steps = 3_000
+    config.steps = 1_600
     config.batch_size = 32
     config.accumulate = 1
     config.length = 64
-    config.log_every = 50
+    config.log_every = 40
     config.dropout_rng = "rbg"
     config.data = dict(path="", sequences="segment_pairs", short_seq_prob=0.1, duplicates=5)
     config.masking = dict(rate=0.15, predictions=10, mask_share=0.8, random_share=0.1)
     config.model = dict(
-        family="bert", vocab_size=0, hidden_size=128, num_layers=2, num_heads=2, intermediate_size=512,
+        family="bert", vocab_size=0, hidden_size=128, num_layers=2, num_heads=4, intermediate_size=512,
         max_positions=128, type_vocab_size=2, activation="gelu_tanh", norm_eps=1e-12, dropout=0.0, attention_dropout=0.0,
-        initializer_range=0.02, nsp=True,
+        initializer_range=0.06, nsp=True,
     )
-    config.compute = dict(dtype="float32", remat="none", unroll=1)
+    config.compute = dict(dtype="float32", remat="none", unroll=2)
     config.optimizer = dict(
         name="adamw", b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.01, clip_norm=1.0, exclude=("bias", "norm"),
     )
@@ -31,7 +33,7 @@ def get_config() -> ConfigDict:
         peak=2e-3, warmup_steps=config.get_ref("steps") // 10, total_steps=config.get_ref("steps"), power=1.0, end=0.0,
         decay_from="warmup",
     )
-    config.eval = dict(every=500, sequences=512, batch_size=32)
-    config.checkpoint = dict(every=250, keep=2)
+    config.eval = dict(every=400, sequences=512, batch_size=32)
+    config.checkpoint = dict(every=200, keep=2)
     config.mesh = dict(data=-1, fsdp=1, tensor=1)
     return config

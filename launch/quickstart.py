@@ -14,7 +14,7 @@ from bert_jax.training.checkpoint import Checkpoints
 from launch.config import write_json
 
 MARKER = "quickstart.json"  # only a directory that holds it is ever removed
-VOCAB_SIZE = 6_000
+VOCAB_SIZE = 4_000
 HOLDOUT = 0.05
 EXAMPLES = 5
 

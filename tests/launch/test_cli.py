@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -100,6 +102,11 @@ def test_recorded_batches_train_to_the_same_weights(trained, prepared, tmp_path,
     assert_same(params_of(trained), params_of(tmp_path / "run"))
     run("inspect", str(recorded), "--rows=1")
     assert "12 of 8 x 32" in capsys.readouterr().out
+    code = "import sys; sys.modules['tensorflow'] = None\nfrom launch.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["pretrain", *SMALL, f"--workdir={tmp_path / 'without'}", f"--config.data.path={recorded}"]
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert_same(params_of(trained), params_of(tmp_path / "without"))
 
 
 def test_inspect_shows_words_masks_and_contents(trained, prepared, tmp_path, capsys):
