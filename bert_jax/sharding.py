@@ -34,7 +34,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[jax.
     if len(unknown) > 1 or known < 1 or any(size == 0 or size < -1 for size in sizes.values()):
         raise ValueError(f"mesh {sizes} is not usable: sizes are positive, and at most one is -1 (inferred)")
     if unknown:
-        sizes[unknown[0]] = len(devices) // known
+        sizes[unknown[0]] = max(len(devices) // known, 1)
     if int(np.prod(list(sizes.values()))) != len(devices):
         raise ValueError(f"mesh {sizes} needs {int(np.prod(list(sizes.values())))} devices, but there are {len(devices)}")
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)

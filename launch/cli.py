@@ -10,16 +10,21 @@ RAW = argparse.RawDescriptionHelpFormatter
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one subcommand; returns the exit status: 0 done, 1 an error in words, 2 bad usage, 75 stopped by a signal with everything saved."""
+    """Runs one subcommand; returns the exit status: 0 done, 1 an error in words, 2 bad usage, 75 stopped by a signal with everything saved.
+
+    BERT_JAX_TRACEBACK=1 in the environment shows an error's traceback.
+    """
     arguments, overrides = make_parser().parse_known_args(argv)
     unknown = [word for word in overrides if not (word.startswith("--config.") and arguments.command in ("pretrain", "record"))]
+    if unknown and any(word.startswith("--config.") and "=" not in word for word in overrides):
+        make_parser().error(f"write overrides with an equals sign: --config.FIELD=VALUE (near {unknown[0]})")
     if unknown:
         make_parser().error(f"unknown argument {unknown[0]} for `bert-jax {arguments.command}` (see bert-jax {arguments.command} --help)")
     arguments.overrides = [word.removeprefix("--") for word in overrides]
     quiet_libraries()
     try:
         return arguments.run(arguments) or 0
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError, RuntimeError) as error:
         if os.environ.get("BERT_JAX_TRACEBACK"):
             raise
         print(f"bert-jax {arguments.command}: {error}", file=sys.stderr)

@@ -176,13 +176,14 @@ def _run_file(path: Path) -> ConfigDict:
     if spec is None:
         raise ConfigError(f"--config={path}: a config is a Python file with a function get_config()")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"--config={path}: the file has no function get_config()")
     try:
-        return module.get_config()
-    except (TypeError, AttributeError, KeyError) as error:  # ml_collections checks types as fields are set
-        raise ConfigError(f"{path}: {error}") from None
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:  # a config is code: whatever it raises (ml_collections checks types as fields are set) is its author's to mend
+        raise ConfigError(f"--config={path}: {type(error).__name__}: {error}") from None
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"--config={path}: get_config() returned {type(config).__name__}, not an ml_collections ConfigDict")
+    return config
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,20 +9,19 @@ from bert_jax.training.loop import evaluation_line
 from bert_jax.training.state import TrainState
 from launch.config import ConfigError, read_run_config
 from launch.pretrain import held_out_evaluation
-from launch.run import build_run, open_data, resolve_vocabulary
+from launch.run import build_run, check_same_tokenizer, open_data, resolve_vocabulary
 
 
 def evaluate_workdir(workdir: Path, *, step: int | None = None, data_path: str | None = None) -> dict[str, float]:
     """Metrics of the checkpoint of `step` (None: the newest whole one). data_path: another token store with the same tokenizer."""
-    config = read_run_config(workdir)
+    config = read_run_config(workdir) | {"mesh": {"data": -1, "fsdp": 1, "tensor": 1}, "accumulate": 1}  # whatever the run was trained on
     if data_path:
         config["data"]["path"] = data_path
     data = open_data(config)
+    check_same_tokenizer(data, workdir / "tokenizer")
     run = build_run(resolve_vocabulary(config, data))
     checkpoints = Checkpoints(workdir / "checkpoints")
-    step = checkpoints.newest() if step is None else step
-    if step is None:
-        raise ConfigError(f"{workdir} has no checkpoint yet")
+    step = checkpoints.choose(step)
     evaluation = held_out_evaluation(config, run, data)
     if evaluation is None:
         raise ConfigError(f"{data.path} holds no held-out text; give a token store that does (bert-jax prepare --holdout=...) with --data=STORE")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import tempfile
 from pathlib import Path
 
@@ -25,6 +26,7 @@ VERIFY_TEXTS = (
 
 def export(workdir: Path, output: Path, *, step: int | None = None, check: bool = False) -> None:
     """Writes model.safetensors, config.json, tokenizer files and a model card; with `check`, stock transformers must agree with the weights."""
+    output = output.absolute()
     model = load_model(workdir, step=step)
     if model.step is None:
         raise ConfigError(f"{workdir} is not a workdir but an exported model already")
@@ -51,18 +53,26 @@ def card_facts(workdir: Path, step: int) -> dict:
 
 
 def import_model(source: Path, workdir: Path) -> None:
-    """Reads a Hugging Face BERT directory or an original TensorFlow checkpoint into a workdir, as a checkpoint of step 0."""
-    if (workdir / "checkpoints").exists():
-        raise ConfigError(f"{workdir} already holds checkpoints; import into a new --workdir")
+    """Reads a Hugging Face BERT directory or an original TensorFlow checkpoint into a new workdir, as a checkpoint of step 0.
+
+    The workdir appears only when whole.
+    """
+    workdir = workdir.absolute()
+    if workdir.exists() and any(workdir.iterdir()):
+        raise ConfigError(f"--workdir={workdir} is not empty; import into a new one")
     if not source.is_dir():
-        raise ConfigError(f"--from={source} is not a directory")
+        raise ConfigError(f"--from={source} is not a directory; a model of the hub is fetched first: hf download NAME --local-dir DIR")
     section, params, tokenizer_dir, notes = _read(source)
-    workdir.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(tokenizer_dir, workdir / "tokenizer")
-    write_model_section(workdir, section)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    checkpoints.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)})
-    checkpoints.wait()
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{workdir.name}.", suffix=".tmp", dir=workdir.parent) as temporary:
+        part = Path(temporary) / "workdir"
+        part.mkdir()
+        save_tokenizer(tokenizer_dir, part / "tokenizer")
+        write_model_section(part, section)
+        checkpoints = Checkpoints(part / "checkpoints")
+        checkpoints.save(0, {"params": jax.tree.map(jax.numpy.asarray, params)})
+        checkpoints.wait()
+        os.replace(part, workdir)
     for note in notes:
         log.info("%s", note)
     parameters = make_blueprint(build_spec(section)).num_params

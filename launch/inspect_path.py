@@ -4,10 +4,13 @@ import json
 import sys
 from pathlib import Path
 
+from bert_jax.model.families import build_spec
 from bert_jax.recorded import RecordedBatches
 from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.state import make_blueprint
 from launch.config import ConfigError, read_run_config
 from launch.load_model import load_model
+from launch.model_section import read_model_section
 from launch.run import make_source, open_data
 from launch.show_batch import show_batch
 
@@ -34,9 +37,9 @@ def inspect_path(path: Path, *, rows: int, step: int, length: int, sequences: st
 def inspect_store(path: Path, rows: int, step: int, length: int, sequences: str) -> None:
     from data_pipeline.loader import Loader
     from data_pipeline.masking import MaskingSpec
-    from data_pipeline.store import TokenStore
+    from data_pipeline.store import TokenStore, read_manifest
 
-    for split in ("train", "eval"):
+    for split in read_manifest(path)["splits"]:
         store = TokenStore(path, split=split)
         print(
             f"{split:>5}: {store.num_documents:,} documents, {store.num_sentences:,} sentences, {store.num_tokens:,} tokens "
@@ -54,16 +57,16 @@ def inspect_store(path: Path, rows: int, step: int, length: int, sequences: str)
 
 
 def inspect_workdir(path: Path, rows: int, step: int) -> None:
-    model = load_model(path)
-    print(f"workdir {path}: {model.section['family']}, {model.blueprint.num_params:,} parameters")
+    section = read_model_section(path)
+    print(f"workdir {path}: {section['family']}, {make_blueprint(build_spec(section)).num_params:,} parameters")
     checkpoints = Checkpoints(path / "checkpoints")
     for saved in checkpoints.steps():
-        files = checkpoints.record(saved)["files"]
-        size = sum(record["bytes"] for record in files.values())
-        print(f"  checkpoint of step {saved:,}: {len(files)} files, {size / 1e6:,.1f} MB, {checkpoints.damage(saved) or 'whole'}")
-    metrics = path / "metrics.jsonl"
-    if metrics.is_file():
-        print(f"  last log line: {metrics.read_text().splitlines()[-1]}")
+        size = sum(file.stat().st_size for file in checkpoints.path(saved).rglob("*") if file.is_file())
+        damage = checkpoints.damage(saved)
+        print(f"  checkpoint of step {saved:,}: {size / 1e6:,.1f} MB, {f'DAMAGED: {damage}' if damage else 'whole'}")
+    lines = (path / "metrics.jsonl").read_text().splitlines() if (path / "metrics.jsonl").is_file() else []
+    if lines:
+        print(f"  last log line: {lines[-1]}")
     if rows and (path / "config.json").is_file():
         config = read_run_config(path)
         data = open_data(config)

@@ -22,13 +22,15 @@ class LoadedModel:
     section: dict
     blueprint: Blueprint
     params: dict
-    tokenizer_dir: Path
+    tokenizer_dir: Path | None
     origin: str
     step: int | None
 
     def tokenizer(self) -> Tokenizer:
         from data_pipeline import tokenizers
 
+        if self.tokenizer_dir is None:
+            raise ConfigError(f"{self.origin} has no tokenizer (tokenizer.json or vocab.txt); put the model's own beside its weights")
         return tokenizers.load(self.tokenizer_dir).hf
 
     def fill_mask(self) -> FillMask:
@@ -46,7 +48,7 @@ def load_model(path: Path, *, step: int | None = None) -> LoadedModel:
             raise ConfigError(f"{path} is an exported model and has no steps; --step goes with a workdir")
         imported = huggingface.load(path, key=jax.random.key(0))
         blueprint = make_blueprint(build_spec(imported.model_section))
-        return LoadedModel(imported.model_section, blueprint, imported.params, Path(imported.tokenizer_dir), str(path), None)
+        return LoadedModel(imported.model_section, blueprint, imported.params, imported.tokenizer_dir, str(path), None)
     raise ConfigError(f"{path} holds neither a bert_jax workdir (model.json) nor an exported model (config.json)")
 
 
@@ -54,12 +56,7 @@ def _from_workdir(workdir: Path, step: int | None) -> LoadedModel:
     section = read_model_section(workdir)
     blueprint = make_blueprint(build_spec(section))
     checkpoints = Checkpoints(workdir / "checkpoints")
-    if step is None:
-        step = checkpoints.newest()
-        if step is None:
-            raise ConfigError(f"{workdir} has no checkpoint yet")
-    elif reason := checkpoints.damage(step):
-        raise ConfigError(f"the checkpoint of step {step} is damaged: {reason}; steps there: {checkpoints.steps()}")
+    step = checkpoints.choose(step)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), blueprint.params)
     params = checkpoints.restore(step, {"params": abstract})["params"]

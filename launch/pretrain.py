@@ -1,6 +1,8 @@
 """`bert-jax pretrain`: builds a run from its config, starts or continues it in a workdir, and writes the report at the end."""
 
+import contextlib
 import dataclasses
+import fcntl
 import logging
 import math
 from pathlib import Path
@@ -18,7 +20,7 @@ from launch import config as configs
 from launch.config import ConfigError
 from launch.model_section import check_same_model, read_model_section, write_model_section
 from launch.report import write_report
-from launch.run import Data, Run, build_run, check_nsp, copy_tokenizer, environment, make_source, open_data, resolve_vocabulary
+from launch.run import Data, Run, build_run, check_nsp, check_same_tokenizer, copy_tokenizer, environment, make_source, open_data, resolve_vocabulary
 from launch.samples import write_samples
 
 STOPPED = 75  # exit status: stopped by a signal with the state saved; the same command continues
@@ -26,63 +28,80 @@ log = logging.getLogger("bert_jax")
 
 
 def pretrain(config: dict, workdir: Path, *, accept_changes: bool = False) -> int:
-    """Trains to config["steps"]; returns 0, or 75 after SIGTERM or SIGINT. Continues from the workdir's newest whole checkpoint."""
+    """Trains to config["steps"]; returns 0, or 75 after SIGTERM or SIGINT. Continues from the workdir's newest whole checkpoint.
+
+    Everything that a config can get wrong is found before the workdir is touched.
+    """
+    if jax.process_count() > 1:
+        raise ConfigError("pretraining on several processes is not there yet; run one process with all of a machine's devices")
     data = open_data(config)
     config = resolve_vocabulary(config, data)
     check_nsp(config)
     run = build_run(config)
+    cadence = Cadence(config["steps"], config["log_every"], config["eval"]["every"], config["checkpoint"]["every"])
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config["checkpoint"]["keep"])
+    source = make_source(config, data, run.mesh)
+    evaluation = held_out_evaluation(config, run, data)
+    dropout_key = make_dropout_key(config)
     check_continues(config, data, workdir, accept_changes)
 
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config["checkpoint"]["keep"])
-    if jax.process_index() == 0:
+    with locked(workdir), jax.set_mesh(run.mesh):
         checkpoints.remove_partial()
-    with jax.set_mesh(run.mesh):
         state, origin = first_state(config, run, checkpoints)
         start = int(state.step)
-        if jax.process_index() == 0:
-            copy_tokenizer(data.tokenizer_dir, workdir)
-            configs.write_json(workdir / "config.json", config)
-            configs.write_json(workdir / "data.json", {"fingerprint": data.fingerprint})
-            configs.write_json(workdir / "environment.json", environment())
-            write_model_section(workdir, config["model"])
+        copy_tokenizer(data.tokenizer_dir, workdir)
+        configs.write_json(workdir / "config.json", config | {"data": config["data"] | {"path": str(data.path.absolute())}})
+        configs.write_json(workdir / "data.json", {"fingerprint": data.fingerprint})
+        configs.write_json(workdir / "environment.json", environment())
+        write_model_section(workdir, config["model"])
         describe(config, run, data, workdir, origin)
+        run_log = RunLog(workdir, start)
         if start >= config["steps"]:
             log.info("the run is already at step %d of %d; nothing to do", start, config["steps"])
-            return 0
-
-        run_log = RunLog(workdir, start, enabled=jax.process_index() == 0)
-        run_log.event(start, "resumed" if start else "started", origin)
-        state, finished = fit(
-            state,
-            train_step=make_train_step(
+        else:
+            run_log.event(start, "resumed" if start else "started", origin)
+            step = make_train_step(
                 run.blueprint, run.objective, run.tx, run.schedule, run.compute, run.abstract, run.mesh, accumulate=config["accumulate"]
-            ),
-            source=make_source(config, data, run.mesh),
-            evaluate=held_out_evaluation(config, run, data),
-            checkpoints=checkpoints,
-            run_log=run_log,
-            mesh=run.mesh,
-            cadence=Cadence(config["steps"], config["log_every"], config["eval"]["every"], config["checkpoint"]["every"]),
-            hardware=hardware(config, run),
-            key=jax.random.key(config["seed"], impl=config["dropout_rng"]),
-            expected_first_loss=math.log(config["model"]["vocab_size"]) if origin == "fresh weights" else None,
-        )
-        if not finished:
-            return STOPPED
-        run_log.event(config["steps"], "finished")
-        run_log.close()
-        if jax.process_index() == 0:
+            )
+            expected_first_loss = math.log(config["model"]["vocab_size"]) if origin == "fresh weights" else None
+            state, finished = fit(
+                state, train_step=step, source=source, evaluate=evaluation, checkpoints=checkpoints, run_log=run_log, mesh=run.mesh,
+                cadence=cadence, hardware=hardware(config, run), key=dropout_key, expected_first_loss=expected_first_loss,
+            )
+            if not finished:
+                return STOPPED
+        if not run_log.has_event("finished", config["steps"]):  # also when a run was killed after its last checkpoint
+            run_log.event(config["steps"], "finished")
             write_samples(workdir, run.blueprint, state.params, data, step=config["steps"])
             log.info("report: %s", write_report(workdir))
-            log.info("checkpoint: %s", checkpoints.path(config["steps"]))
+        run_log.close()
+        log.info("checkpoint: %s", checkpoints.path(max(start, config["steps"])))
     return 0
+
+
+@contextlib.contextmanager
+def locked(workdir: Path):
+    """Holds the workdir for this process; ConfigError if another run has it. The lock goes with the process, however it ends."""
+    with open(workdir / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process is pretraining in {workdir}; wait for it, or use another --workdir") from None
+        yield
+
+
+def make_dropout_key(config: dict) -> jax.Array:
+    try:
+        return jax.random.key(config["seed"], impl=config["dropout_rng"])
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(f"seed {config['seed']} with dropout_rng {config['dropout_rng']!r} is no random key: {error}") from None
 
 
 def check_continues(config: dict, data: Data, workdir: Path, accept_changes: bool) -> None:
     """ConfigError with every difference if the workdir holds another run, or a model that the config does not describe."""
     changes = []
-    if (workdir / "config.json").exists():
+    if (workdir / "config.json").exists() and Checkpoints(workdir / "checkpoints").steps():
         changes = configs.differences(configs.read_run_config(workdir), config)
         before = configs.read_json(workdir / "data.json").get("fingerprint")
         if before != data.fingerprint:
@@ -96,11 +115,12 @@ def check_continues(config: dict, data: Data, workdir: Path, accept_changes: boo
         log.warning("continuing with a changed config: %s", change)
     if (workdir / "model.json").exists():
         check_same_model(read_model_section(workdir), config["model"], workdir)
+        check_same_tokenizer(data, workdir / "tokenizer")
 
 
 def first_state(config: dict, run: Run, checkpoints: Checkpoints) -> tuple[TrainState, str]:
     """(state, where it came from): the newest checkpoint, imported weights, or a fresh initialisation."""
-    step = checkpoints.newest()
+    step = checkpoints.newest(set_aside=True)
     if step is None:
         return init_state(run.blueprint, run.tx, run.abstract, jax.random.key(config["seed"])), "fresh weights"
     wanted = {"params": run.abstract.params, "opt_state": run.abstract.opt_state}
@@ -112,14 +132,25 @@ def first_state(config: dict, run: Run, checkpoints: Checkpoints) -> tuple[Train
 
 
 def held_out_evaluation(config: dict, run: Run, data: Data):
-    """A function of the state giving held-out metrics, or None if the data has no held-out part."""
+    """A function of the state giving held-out metrics, or None if too little text is held out. Every sequence counts at most once."""
     if not data.held_out:
+        log.warning("no text is held out (see bert-jax prepare --holdout): training without evaluation")
         return None
-    source = make_source(config, data, run.mesh, split="eval")
+    shards = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
+    try:
+        source = make_source(config, data, run.mesh, split="eval", batch_size=shards)
+    except ValueError as error:
+        log.warning("training without evaluation: %s", error)
+        return None
+    sequences = min(config["eval"]["sequences"], source.num_sequences)
+    batch_size = min(config["eval"]["batch_size"], sequences // shards * shards)
+    if batch_size < 1:
+        log.warning("training without evaluation: %d sequence(s) are held out, fewer than there are devices (%d)", sequences, shards)
+        return None
+    source = make_source(config, data, run.mesh, split="eval", batch_size=batch_size)
     eval_step = make_eval_step(run.blueprint, run.objective, dataclasses.replace(run.compute, remat="none"), run.abstract.params, run.mesh)
-    batches = max(min(config["eval"]["sequences"], source.num_sequences) // config["eval"]["batch_size"], 1)
-    baseline = int(np.argmax(data.unigram_counts))
-    return lambda state: evaluate(state.params, eval_step, source.batches(0, batches), run.mesh, baseline_token=baseline)
+    batches = sequences // batch_size
+    return lambda state: evaluate(state.params, eval_step, source.batches(0, batches), run.mesh, baseline_token=data.baseline_token)
 
 
 def hardware(config: dict, run: Run) -> Hardware:

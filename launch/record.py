@@ -18,7 +18,7 @@ def record(config: dict, output: Path, *, batches: int) -> None:
     source = make_source(config, data, None)
     stream = tqdm(source.batches(0, batches), total=batches, unit="batch", disable=None)
     description = {
-        "vocab_size": data.vocab_size, "store_fingerprint": data.fingerprint, "seed": config["seed"],
+        "vocab_size": data.vocab_size, "tokenizer_hash": data.tokenizer_hash, "store_fingerprint": data.fingerprint, "seed": config["seed"],
         "data": config["data"] | {"path": data.path.name}, "masking": config["masking"],
     }
     recorded.write(output, stream, description, data.tokenizer_dir)

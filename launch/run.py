@@ -40,6 +40,12 @@ def build_run(config: dict[str, Any]) -> Run:
         raise ConfigError("model.vocab_size is 0 (the tokenizer's), and no data was given to take it from: set --config.data.path")
     if config["length"] > config["model"]["max_positions"]:
         raise ConfigError(f"length {config['length']} is over model.max_positions {config['model']['max_positions']}")
+    slots, wanted = config["masking"]["predictions"], round(config["masking"]["rate"] * (config["length"] - 3))
+    if slots < wanted:
+        raise ConfigError(
+            f"masking.predictions is {slots}, but rate {config['masking']['rate']} of length {config['length']} are {wanted} predictions; "
+            f"set --config.masking.predictions={wanted}"
+        )
     blueprint = make_blueprint(build_spec(config["model"]))
     mesh = make_mesh(**config["mesh"])
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -65,17 +71,26 @@ def build_run(config: dict[str, Any]) -> Run:
 class Data:
     """Where batches come from.
 
-    held_out: whether there is a split for evaluation. vocab_size and fingerprint: of the tokenizer and the data. unigram_counts: int64 [vocab_size],
-    None for recorded batches.
+    held_out: whether there is a split for evaluation. fingerprint: of the contents. special: ids of the special tokens and unigram_counts: int64
+    [vocab_size], both None for recorded batches.
     """
 
     path: Path
     recorded: bool
     held_out: bool
     vocab_size: int
+    tokenizer_hash: str
     fingerprint: str
     tokenizer_dir: Path | None
     unigram_counts: np.ndarray | None
+    special: dict[str, int] | None
+
+    @property
+    def baseline_token(self) -> int:
+        """The most frequent token of the training split that can be a target."""
+        counts = self.unigram_counts.copy()
+        counts[list(self.special.values())] = 0
+        return int(np.argmax(counts))
 
 
 def open_data(config: dict[str, Any]) -> Data:
@@ -85,11 +100,46 @@ def open_data(config: dict[str, Any]) -> Data:
         raise ConfigError("data.path is empty: make a token store with `bert-jax prepare` and set --config.data.path=STORE")
     if RecordedBatches.is_at(path):
         recorded = RecordedBatches(path)
-        return Data(path, True, False, recorded.description["vocab_size"], recorded.fingerprint, recorded.tokenizer_dir, None)
+        about = recorded.description
+        missing = [name for name in ("vocab_size", "tokenizer_hash", "data", "masking", "seed") if name not in about]
+        if missing:
+            raise ConfigError(f"the recorded batches in {path} do not say their {', '.join(missing)}; record them with `bert-jax record`")
+        check_recorded_settings(config, path, recorded)
+        return Data(path, True, False, about["vocab_size"], about["tokenizer_hash"], recorded.fingerprint, recorded.tokenizer_dir, None, None)
     from data_pipeline.store import TokenStore
 
     store = TokenStore(path, split="train")
-    return Data(path, False, "eval" in store.manifest["splits"], store.vocab_size, store.fingerprint, Path(store.tokenizer_dir), store.unigram_counts)
+    return Data(
+        path, False, "eval" in store.manifest["splits"], store.vocab_size, store.manifest["tokenizer"]["hash"], store.fingerprint,
+        Path(store.tokenizer_dir), store.unigram_counts, store.special,
+    )
+
+
+def check_recorded_settings(config: dict[str, Any], path: Path, recorded: RecordedBatches) -> None:
+    """ConfigError unless the config states what the recording was made with: shapes, masking, sequences and seed."""
+    about = recorded.description
+    sections = {name: about[name] for name in ("data", "masking")}
+    held = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items() if name != "path"}
+    held |= {"seed": about["seed"], "batch_size": recorded.batch_size, "length": recorded.length, "masking.predictions": recorded.predictions}
+    for field, value in held.items():
+        section, _, name = field.rpartition(".")
+        asked = config[section][name] if section else config[name]
+        if asked != value:
+            raise ConfigError(f"{path} was recorded with {field}={value}, but the config has {asked}; set --config.{field}={value} or record again")
+
+
+def check_same_tokenizer(data: Data, tokenizer_dir: Path) -> None:
+    """ConfigError if the data was made with another tokenizer than the one beside the model."""
+    if not tokenizer_dir.is_dir():
+        return
+    from data_pipeline import tokenizers
+
+    held = tokenizers.load(tokenizer_dir).hash
+    if held != data.tokenizer_hash:
+        raise ConfigError(
+            f"{data.path} was prepared with another tokenizer ({data.tokenizer_hash[:12]}) than the model's in {tokenizer_dir} ({held[:12]}), so its ids mean "
+            f"other words; prepare the text with the model's: bert-jax prepare --tokenizer={tokenizer_dir} ..."
+        )
 
 
 def resolve_vocabulary(config: dict[str, Any], data: Data) -> dict[str, Any]:
@@ -103,18 +153,13 @@ def resolve_vocabulary(config: dict[str, Any], data: Data) -> dict[str, Any]:
     return config | {"model": config["model"] | {"vocab_size": data.vocab_size}}
 
 
-def make_source(config: dict[str, Any], data: Data, mesh: Mesh | None, *, split: str = "train"):
-    """This process's share of the batches, as a pure function of the step. mesh=None: all rows."""
+def make_source(config: dict[str, Any], data: Data, mesh: Mesh | None, *, split: str = "train", batch_size: int | None = None):
+    """This process's share of the batches, as a pure function of the step. mesh=None: all rows. batch_size=None: the config's."""
     training = split == "train"
-    batch_size = config["batch_size"] if training else config["eval"]["batch_size"]
+    batch_size = batch_size or config["batch_size"]
     rows = None if mesh is None else process_rows(mesh, batch_size)
     if data.recorded:
-        source = RecordedBatches(data.path, rows=rows)
-        asked = {"batch_size": config["batch_size"], "length": config["length"], "predictions": config["masking"]["predictions"]}
-        held = {name: getattr(source, name) for name in asked}
-        if held != asked:
-            raise ConfigError(f"{data.path} holds batches of {held}, but the config asks for {asked}; change the config or record again")
-        return source
+        return RecordedBatches(data.path, rows=rows)
     from data_pipeline.loader import Loader
     from data_pipeline.masking import MaskingSpec
 
@@ -125,7 +170,7 @@ def make_source(config: dict[str, Any], data: Data, mesh: Mesh | None, *, split:
         length=config["length"],
         sequences=config["data"]["sequences"],
         short_seq_prob=config["data"]["short_seq_prob"],
-        duplicates=config["data"]["duplicates"] if training else 1,
+        duplicates=config["data"]["duplicates"] if training and config["data"]["sequences"] == "segment_pairs" else 1,
         masking=MaskingSpec(**config["masking"]),
         seed=config["seed"],
         dynamic=training,

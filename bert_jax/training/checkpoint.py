@@ -95,6 +95,7 @@ class Checkpoints:
 
     def _retain(self) -> None:
         for step in self.steps()[: -self.keep]:
+            (self.path(step) / COMMIT).unlink()  # first, so that a half-removed step does not count
             shutil.rmtree(self.path(step))
 
     def remove_partial(self) -> None:
@@ -104,9 +105,10 @@ class Checkpoints:
                 log.warning("removing %s: its save was cut short", path)
                 shutil.rmtree(path)
 
-    def newest(self) -> int | None:
-        """The newest step whose files are what its commit says, or None if there has never been one. Damaged ones are set aside with the reason.
+    def newest(self, *, set_aside: bool = False) -> int | None:
+        """The newest step whose files are what its commit says, or None if there has never been one.
 
+        set_aside: rename damaged ones on the way, as only a run that goes on in this directory may.
         CheckpointError if there were checkpoints and all are damaged: training must not start from scratch over them.
         """
         damaged = []
@@ -114,15 +116,26 @@ class Checkpoints:
             reason = self.damage(step)
             if reason is None:
                 return step
-            aside = self.path(step).with_name(self.path(step).name + ".damaged")
-            log.error("checkpoint %s is damaged (%s); setting it aside as %s", self.path(step), reason, aside.name)
-            shutil.rmtree(aside, ignore_errors=True)
-            os.replace(self.path(step), aside)
+            log.error("checkpoint %s is damaged (%s); trying the one before", self.path(step), reason)
+            if set_aside:
+                aside = self.path(step).with_name(self.path(step).name + ".damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(self.path(step), aside)
             damaged.append(f"step {step}: {reason}")
         if damaged or list(self.directory.glob("step_*.damaged")):
             details = "; ".join(damaged) or ", ".join(path.name for path in self.directory.glob("step_*.damaged"))
             raise CheckpointError(f"no usable checkpoint is left in {self.directory} ({details}). Train in another workdir, or delete this directory to start over")
         return None
+
+    def choose(self, step: int | None) -> int:
+        """`step` if it is whole, or the newest whole one for None; CheckpointError says why there is none."""
+        if step is None:
+            step = self.newest()
+            if step is None:
+                raise CheckpointError(f"there is no checkpoint in {self.directory} yet")
+        elif reason := self.damage(step):
+            raise CheckpointError(f"the checkpoint of step {step} is damaged: {reason}; steps there: {self.steps()}")
+        return step
 
     def record(self, step: int) -> dict:
         """The commit record of a step."""
@@ -132,10 +145,11 @@ class Checkpoints:
         return json.loads(path.read_text())
 
     def damage(self, step: int) -> str | None:
-        """What is wrong with a step's files, or None. Reads and hashes all of them."""
+        """What is wrong with a step's files, or None. Reads and hashes all of them. CheckpointError if there is no such step."""
         try:
-            record = self.record(step)
-            files = record["files"]
+            files = self.record(step)["files"]
+        except CheckpointError:
+            raise
         except (ValueError, KeyError, TypeError):
             return f"{COMMIT} is unreadable"
         for name, expected in files.items():

@@ -24,6 +24,7 @@ def evaluate(params, eval_step: Callable, batches: Iterable[dict[str, np.ndarray
         hits += float(((batch["mlm_targets"] == baseline_token) * batch["mlm_weights"]).sum())
         jax.block_until_ready(results[-1])
     metrics = divide(results)
+    metrics["loss"] = sum(value for name, value in metrics.items() if name.endswith("_loss"))
     metrics["perplexity"] = math.exp(min(metrics["mlm_loss"], 700.0))
     metrics["predictions"] = predictions
     if baseline_token is not None:

@@ -123,6 +123,7 @@ def fit(
             if due_log or due_save or due_eval:
                 values = divide(window)
                 if not all(math.isfinite(value) for value in values.values()):
+                    run_log.event(step, "stopped", "loss or gradients not finite")
                     raise FloatingPointError(non_finite_message(step, values))
             if due_log or step == cadence.steps:
                 values |= progress.rates()

@@ -48,15 +48,9 @@ def divide(metrics: Iterable[dict[str, tuple]]) -> dict[str, float]:
 
 
 class RunLog:
-    """Appends to WORKDIR/metrics.jsonl and WORKDIR/tensorboard. On resume, lines past the resumed step are dropped: they will be written again.
+    """Appends to WORKDIR/metrics.jsonl and WORKDIR/tensorboard. On resume, lines past the resumed step are dropped: they will be written again."""
 
-    enabled: False on all processes but the first, where every call does nothing.
-    """
-
-    def __init__(self, workdir: Path, start_step: int, *, enabled: bool = True):
-        self.enabled = enabled
-        if not enabled:
-            return
+    def __init__(self, workdir: Path, start_step: int):
         self.path = workdir / "metrics.jsonl"
         if self.path.exists():
             kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= start_step]
@@ -67,21 +61,22 @@ class RunLog:
         self.tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None)
 
     def write(self, split: str, step: int, metrics: dict[str, float]) -> None:
-        if not self.enabled:
-            return
         self.file.write(json.dumps({"split": split, "step": step, "time": round(time.time(), 3), **metrics}) + "\n")
         for name, value in metrics.items():
             self.tensorboard.add_scalar(f"{split}/{name}", value, step)
 
     def event(self, step: int, event: str, detail: str = "") -> None:
-        if self.enabled:
-            line = {"split": "event", "step": step, "time": round(time.time(), 3), "event": event, "detail": detail}
-            self.file.write(json.dumps(line) + "\n")
+        line = {"split": "event", "step": step, "time": round(time.time(), 3), "event": event, "detail": detail}
+        self.file.write(json.dumps(line) + "\n")
+
+    def has_event(self, event: str, step: int) -> bool:
+        """Whether this event was logged at this step, in this or an earlier session of the run."""
+        records = map(json.loads, self.path.read_text().splitlines())
+        return any(record.get("event") == event and record["step"] == step for record in records)
 
     def close(self) -> None:
-        if self.enabled:
-            self.file.close()
-            self.tensorboard.close()
+        self.file.close()
+        self.tensorboard.close()
 
 
 def _step_of(line: str) -> float:

@@ -38,6 +38,8 @@ class Schedule:
     def __post_init__(self):
         if self.decay_from not in ("warmup", "start"):
             raise ValueError(f"schedule.decay_from is {self.decay_from!r}; known: warmup, start")
+        if not (0 <= self.peak < float("inf") and 0 <= self.end < float("inf") and self.power >= 0):
+            raise ValueError(f"schedule.peak is {self.peak}, end {self.end}, power {self.power}; none may be negative or infinite")
         if not 0 <= self.warmup_steps < self.total_steps:
             raise ValueError(f"schedule.warmup_steps is {self.warmup_steps}; it must be at least 0 and below total_steps {self.total_steps}")
 
@@ -62,6 +64,8 @@ class OptimizerSpec:
     def __post_init__(self):
         if self.name not in OPTIMIZERS:
             raise ValueError(f"optimizer.name is {self.name!r}; known: {', '.join(OPTIMIZERS)}")
+        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1 and self.eps > 0 and self.weight_decay >= 0 and self.clip_norm >= 0):
+            raise ValueError(f"optimizer {self}: b1 and b2 lie in [0, 1), eps is above 0, weight_decay and clip_norm are not negative")
 
 
 def make_optimizer(spec: OptimizerSpec, schedule: Schedule, axes: Tree) -> optax.GradientTransformation:
