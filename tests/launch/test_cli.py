@@ -118,7 +118,48 @@ def test_inspect_shows_words_masks_and_contents(trained, prepared, tmp_path, cap
     assert "checkpoint of step 12" in shown and "whole" in shown and "batch of step 3" in shown
 
 
-def test_bad_input_gets_one_clear_line(trained, prepared, tmp_path, capsys):
+def test_the_report_of_a_real_run_has_both_curves(trained):
+    page = (trained / "report.html").read_text()
+    last = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines() if '"eval"' in line][-1]
+    assert last["loss"] == pytest.approx(last["mlm_loss"] + last["nsp_loss"])
+    assert f"{last['loss']:.2f}" in page
+
+
+def test_another_tokenizer_of_the_same_size_is_refused(trained, corpus, prepared, tmp_path, capsys):
+    run("tokenizer", f"--input={corpus}", "--cased", "--vocab-size=1000", f"--output={tmp_path / 'tok'}")
+    run("prepare", f"--input={corpus}", f"--tokenizer={tmp_path / 'tok'}", f"--output={tmp_path / 'store'}", "--workers=1", "--holdout=0.2")
+    assert main(["evaluate", f"--workdir={trained}", f"--data={tmp_path / 'store'}"]) == 1
+    assert "another tokenizer" in capsys.readouterr().err
+    run("export", f"--workdir={trained}", f"--output={tmp_path / 'model'}")
+    run("import", f"--from={tmp_path / 'model'}", f"--workdir={tmp_path / 'go'}")
+    arguments = ["pretrain", *SMALL, f"--workdir={tmp_path / 'go'}"]
+    assert main([*arguments, f"--config.data.path={tmp_path / 'store'}"]) == 1
+    assert "another tokenizer" in capsys.readouterr().err
+
+
+def test_a_corpus_of_one_document_trains_without_evaluation(corpus, prepared, tmp_path, caplog, capsys):
+    (tmp_path / "one.txt").write_text(corpus.read_text().replace("\n\n", " ")[:60_000])
+    run("prepare", f"--input={tmp_path / 'one.txt'}", f"--tokenizer={prepared.tokenizer}", f"--output={tmp_path / 'store'}", "--workers=1", "--holdout=0.001")
+    run("inspect", str(tmp_path / "store"), "--rows=1", "--length=32")
+    arguments = ["pretrain", *SMALL, f"--workdir={tmp_path / 'run'}", f"--config.data.path={tmp_path / 'store'}", "--config.steps=2"]
+    run(*arguments)
+    assert "training without evaluation" in caplog.text and (tmp_path / "run" / "report.html").exists()
+    (tmp_path / "run" / "report.html").unlink()
+    log = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(line for line in log if "finished" not in line) + "\n")
+    run(*arguments)  # killed after its last checkpoint: the page is still made
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_one_run_at_a_time_in_a_workdir(trained, prepared, capsys):
+    from launch.pretrain import locked
+
+    with locked(trained):
+        assert main(["pretrain", *SMALL, f"--workdir={trained}", f"--config.data.path={prepared.store}"]) == 1
+    assert "another process is pretraining" in capsys.readouterr().err
+
+
+def test_bad_input_gets_one_clear_line(trained, prepared, corpus, tmp_path, capsys):
     bare = tmp_path / "empty"
     bare.mkdir()
     cases = [
@@ -133,7 +174,10 @@ def test_bad_input_gets_one_clear_line(trained, prepared, tmp_path, capsys):
         (["fill-mask", f"--model={trained}", "no mask here"], "no [MASK]"),
         (["fill-mask", f"--model={tmp_path / 'nowhere'}", "[MASK]"], "not a directory"),
         (["tokenizer", f"--input={tmp_path / '*.txt'}", f"--output={tmp_path / 't'}"], "*.txt"),
-        (["prepare", f"--input={tmp_path}", f"--tokenizer={bare}", f"--output={tmp_path / 's'}"], ""),
+        (["prepare", f"--input={corpus}", f"--tokenizer={bare}", f"--output={tmp_path / 's'}"], "neither tokenizer.json nor vocab.txt"),
+        (["pretrain", *SMALL, f"--workdir={tmp_path / 'w'}", f"--config.data.path={prepared.store}", "--config.masking.rate=0.5"], "masking.predictions=14"),
+        (["pretrain", *SMALL, f"--workdir={tmp_path / 'w'}", f"--config.data.path={prepared.store}", "--config.data.duplicates=0"], "duplicates"),
+        (["fill-mask", f"--model={trained}", "--top=0", "[MASK]"], "--top=0"),
         (["import", f"--from={bare}", f"--workdir={tmp_path / 'i'}"], str(bare)),
         (["report", f"--workdir={bare}"], "metrics.jsonl"),
     ]

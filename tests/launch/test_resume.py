@@ -39,6 +39,7 @@ def wait_for_checkpoint(process, workdir, count):
         if checkpoints.steps() and checkpoints.steps()[-1] >= count:
             return
         time.sleep(0.002)
+    raise AssertionError(f"no checkpoint of step {count} came: {process.communicate()[1] if process.poll() is not None else 'too slow'}")
 
 
 @pytest.fixture(scope="module")
