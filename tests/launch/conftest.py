@@ -10,7 +10,7 @@ from launch.cli import main
 
 # A model small enough that compiling it is all the time it takes.
 SMALL = [
-    "--config=configs/quickstart.py", "--config.steps=12", "--config.batch_size=8", "--config.length=32", "--config.masking.predictions=6",
+    "--config=configs/quickstart.py", "--config.steps=12", "--config.batch_size=8", "--config.length=32", "--config.masking.rate=0.15", "--config.masking.predictions=6",
     "--config.model.hidden_size=32", "--config.model.num_heads=2", "--config.model.intermediate_size=64", "--config.model.max_positions=64",
     "--config.log_every=2", "--config.eval.every=6", "--config.eval.sequences=16", "--config.eval.batch_size=8", "--config.checkpoint.every=4",
 ]
