@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
-    config.steps = 1_400
+    config.steps = 1_200
     config.batch_size = 32
     config.accumulate = 1
     config.length = 64
