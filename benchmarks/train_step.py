@@ -221,6 +221,7 @@ def main() -> None:
         jax.config.update("jax_platforms", "cpu")
     transformers.logging.disable_progress_bar()
     device = torch.cuda.get_device_name() if on_gpu else f"CPU, {arguments.threads} threads"
+    print(f"load average {os.getloadavg()[0]:.1f} before the start; a busy machine makes the figures worthless")
     print(f"float32 on {device}; jax {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}")
     results = [compare(name, dropout, arguments, on_gpu) for name in arguments.size for dropout in arguments.dropout]
     if arguments.output:

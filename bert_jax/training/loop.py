@@ -152,7 +152,8 @@ class Progress:
 
     def __init__(self, start: int, steps: int, hardware: Hardware):
         self.hardware = hardware
-        self.bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, smoothing=0.1, disable=None, desc="pretrain")
+        layout = "{percentage:3.0f}%|{bar:14}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+        self.bar = tqdm(total=steps, initial=start, dynamic_ncols=True, smoothing=0.1, disable=None, bar_format=layout)
         self.steps = steps
         self._reset()
 
@@ -205,7 +206,7 @@ class Progress:
         parts += [f"{values['sequences_per_second']:,.0f} seq/s", f"{values['tokens_per_second']:,.0f} tok/s"]
         if "mfu" in values:
             parts.append(f"MFU {values['mfu']:.1%}")
-        parts.append(f"input wait {values['input_wait']:.0%}")
+        parts.append(f"wait {values['input_wait']:.0%}")
         if self.bar.disable:
             self.say(f"step {step:>7,}/{self.steps:,}  " + "  ".join(parts))
         else:
