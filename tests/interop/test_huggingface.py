@@ -223,7 +223,10 @@ def test_encoder_only_checkpoints_get_heads_from_the_key(tmp_path, pooler):
     imported = huggingface.load(tmp_path, key=KEY)
     assert imported.model_section["nsp"] is pooler and imported.tokenizer_dir is None
     initial = nnx.to_pure_dict(nnx.split(PretrainingModel(build_spec(imported.model_section), rngs=nnx.Rngs(params=KEY)))[1])
-    assert_same(imported.params["mlm_head"], initial["mlm_head"])
+    drawn, expected = (traverse_util.flatten_dict(tree["mlm_head"], sep=".") for tree in (imported.params, initial))
+    assert drawn.keys() == expected.keys()
+    for name, array in expected.items():  # compiled in one piece or op by op, a draw may differ in its last bit
+        np.testing.assert_allclose(drawn[name], array, rtol=1e-5, atol=1e-8, err_msg=name)
     fresh = {"mlm_head"} | ({"nsp_head"} if pooler else set())
     assert {note.split(":")[0] for note in imported.notes} == fresh
     assert all("initialised from the key" in note for note in imported.notes)
