@@ -8,6 +8,8 @@ Row r of step s has the global position g = s x batch_size + r. Epoch g // n (n 
 batch may hold the end of one epoch and the beginning of the next.
 """
 
+import atexit
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,16 @@ from data_pipeline.packing import Sequences
 from data_pipeline.store import TokenStore
 
 tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
+
+_open_streams: weakref.WeakSet = weakref.WeakSet()
+
+
+@atexit.register
+def _close_streams() -> None:
+    """Ends the reading threads while they can still take the interpreter's lock; one that asks for it later hangs the exit."""
+    for stream in list(_open_streams):
+        stream.close()
+
 
 FIELDS_OF_ROWS = ("input_ids", "token_type_ids", "segment_ids", "nsp_labels")
 
@@ -105,19 +117,24 @@ class Loader:
         dataset = tf.data.Dataset.range(start_step, tf.int64.max if stop_step is None else stop_step)
         dataset = dataset.map(self._one, num_parallel_calls=self.workers, deterministic=True)
         dataset = dataset.prefetch(self.workers).with_options(options)
-        return self._iterate(dataset, start_step)
+        stream = self._iterate(dataset, start_step)
+        _open_streams.add(stream)
+        return stream
 
     def _iterate(self, dataset: tf.data.Dataset, step: int) -> Iterator[dict[str, np.ndarray]]:
         iterator = dataset.as_numpy_iterator()
-        while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except tf.errors.OpError as error:
-                raise self._explained(error, step) from self._failure
-            yield batch
-            step += 1
+        try:
+            while True:
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                except tf.errors.OpError as error:
+                    raise self._explained(error, step) from self._failure
+                yield batch
+                step += 1
+        finally:
+            del iterator
 
     def _build(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
         """One batch as TensorFlow operations; only the reading of the memory map is numpy."""
