@@ -119,7 +119,8 @@ def fit(
             progress.count(batch)
 
             due_log, due_eval = step % cadence.log_every == 0, evaluate is not None and cadence.due(cadence.eval_every, step)
-            due_save = cadence.due(cadence.checkpoint_every, step) or stop.signal is not None
+            stopping = stop.signal is not None  # read once: a signal that comes later is the next step's
+            due_save = cadence.due(cadence.checkpoint_every, step) or stopping
             if due_log or due_save or due_eval:
                 values = divide(window)
                 if not all(math.isfinite(value) for value in values.values()):
@@ -138,7 +139,7 @@ def fit(
             if due_save:
                 with progress.paused():
                     checkpoints.save(step, {"params": state.params, "opt_state": state.opt_state})
-            if stop.signal is not None and step < cadence.steps:
+            if stopping and step < cadence.steps:
                 progress.say(f"{stop.signal}: saving step {step} and leaving; the same command continues from there")
                 checkpoints.wait()
                 run_log.event(step, "stopped", stop.signal)
