@@ -10,6 +10,9 @@ anything is timed, all must give the same losses on the warm-up steps of the run
 enough steps for about half a second, on batches that already lie on the device. The table has the median and the range over the rounds; the ratio is
 the median over the rounds of (theirs / ours), above 1 where bert_jax is faster. torch runs eagerly: torch.compile is not measured.
 
+Both wall time and CPU time (of all threads) are taken. Wall time is what counts, on an idle machine; where other work competes for the cores, torch's
+OpenMP threads wait for one another and it looks several times slower than it is. There --threads 1 and the CPU time stay steady.
+
 The GPU path (--device gpu: one GPU, true float32 on both sides) has not been run yet.
 """
 
@@ -77,7 +80,7 @@ def random_batch(size: Size, seed: int) -> Batch:
 class Ours:
     """`bert-jax pretrain`'s own step."""
 
-    def __init__(self, checkpoint: Path, batches: list[Batch], on_gpu: bool):
+    def __init__(self, checkpoint: Path, batches: list[Batch], _: bool):
         self.state, self.step, mesh = prepare_ours(checkpoint, RECIPE.optimizer, RECIPE.schedule, jax.devices()[:1])
         self.batches = [put_batch(contract.device_fields(batch), mesh) for batch in batches]
         self.key = jax.random.key(0, impl="rbg")  # as the configs have it
@@ -158,19 +161,23 @@ def check_losses(runners: dict[str, Ours | Torch]) -> float:
     return worst
 
 
-def measure(runners: dict[str, Ours | Torch], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds per step of each contender in each round."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def measure(runners: dict[str, Ours | Torch], rounds: int, seconds: float) -> dict[str, dict[str, list[float]]]:
+    """Clock -> contender -> seconds per step in each round."""
     steps = {}
     for name, runner in runners.items():
         began = time.perf_counter()
         runner.run(WARM_UP)
         steps[name] = max(2, round(seconds * WARM_UP / (time.perf_counter() - began)))
-    times: dict[str, list[float]] = {name: [] for name in runners}
+    times: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in runners} for clock in CLOCKS}
     for _ in range(rounds):
         for name, runner in runners.items():
-            began = time.perf_counter()
+            began = {clock: now() for clock, now in CLOCKS.items()}
             runner.run(steps[name])
-            times[name].append((time.perf_counter() - began) / steps[name])
+            for clock, now in CLOCKS.items():
+                times[clock][name].append((now() - began[clock]) / steps[name])
     return times
 
 
@@ -188,13 +195,15 @@ def compare(name: str, dropout: float, arguments: argparse.Namespace, on_gpu: bo
     if dropout == 0.0:
         print(f"  losses of {WARM_UP} warm-up steps equal within {check_losses(runners):.1e}")
     times = measure(runners, arguments.rounds, arguments.seconds)
-    for contender, spent in times.items():
-        median = statistics.median(spent)
-        line = f"  {contender:13s} {1e3 * median:8.2f} ms/step ({1e3 * min(spent):.2f} to {1e3 * max(spent):.2f})  {size.batch_size / median:8.0f} sequences/s"
-        if contender != "bert_jax":
-            ratios = [theirs / ours for theirs, ours in zip(spent, times["bert_jax"], strict=True)]
-            line += f"   {statistics.median(ratios):.2f} x ours ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(line, flush=True)
+    for clock in ("wall",) if on_gpu else CLOCKS:
+        for contender, spent in times[clock].items():
+            median = statistics.median(spent)
+            line = f"  {clock:4s}  {contender:13s} {1e3 * median:8.2f} ms/step ({1e3 * min(spent):.2f} to {1e3 * max(spent):.2f})"
+            line += f"  {size.batch_size / median:8.1f} sequences/s" if clock == "wall" else ""
+            if contender != "bert_jax":
+                ratios = [theirs / ours for theirs, ours in zip(spent, times[clock]["bert_jax"], strict=True)]
+                line += f"   {statistics.median(ratios):.2f} x ours ({min(ratios):.2f} to {max(ratios):.2f})"
+            print(line, flush=True)
     return {"name": name, "size": dataclasses.asdict(size), "dropout": dropout, "seconds_per_step": times}
 
 
@@ -221,7 +230,7 @@ def main() -> None:
         jax.config.update("jax_platforms", "cpu")
     transformers.logging.disable_progress_bar()
     device = torch.cuda.get_device_name() if on_gpu else f"CPU, {arguments.threads} threads"
-    print(f"load average {os.getloadavg()[0]:.1f} before the start; a busy machine makes the figures worthless")
+    print(f"load average {os.getloadavg()[0]:.1f} before the start")
     print(f"float32 on {device}; jax {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}")
     results = [compare(name, dropout, arguments, on_gpu) for name in arguments.size for dropout in arguments.dropout]
     if arguments.output:
