@@ -5,8 +5,7 @@ the sequence at any step is found without reading what came before. A Feistel ne
 near-square rectangle that holds n; the few outputs beyond n are walked on until they fall inside, which keeps the map a bijection (Black
 and Rogaway, "Ciphers with arbitrary finite domains", 2002, sections 3 and 4).
 
-The counter-based hash under it (`fold`) is splitmix64 (Steele, Lea and Flood, 2014) and also serves packing.py; masking.py has it as TF
-operations.
+The counter-based hash under it (`fold`) is splitmix64 (Steele, Lea and Flood, 2014) and also serves plans.py and masking.py.
 """
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: the increment of splitmix64
 FIRST_MULTIPLIER, SECOND_MULTIPLIER = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 ROUNDS = 8  # four are visibly regular
-PLAN, ORDER, MASKS = range(3)  # what a seed is used for: folded in behind it, so that no two uses share a stream
+PLAN, ORDER, MASKS, MIXTURE = range(4)  # what a seed is used for: folded in behind it, so that no two uses share a stream
 SMALLEST_SIDE = 4  # smaller rectangles would not reach all orders of a tiny n equally often
 
 

@@ -12,7 +12,7 @@ from bert_jax import batch as contract
 from data_pipeline.loader import Loader
 from data_pipeline.masking import MaskingSpec
 from data_pipeline.store import StoreError
-from tests.data_pipeline.docstring_stores import SPECIAL, documentation, write_store
+from tests.data_pipeline.docstring_stores import SPECIAL, documentation, encoded, write_store
 
 BATCH_SIZE = 32
 SETTINGS = {"batch_size": BATCH_SIZE, "length": 64, "masking": MaskingSpec(predictions=10), "seed": 5}
@@ -38,17 +38,23 @@ def assert_equal(left, right):
         np.testing.assert_array_equal(left[name], right[name], err_msg=name)
 
 
-def test_satisfies_the_contract(loader, full_sentences):
-    for source, fields in ((loader, {"nsp_labels"}), (full_sentences, set())):
-        batch = source.batch(3)
-        contract.check(batch)
-        assert batch.keys() - {"nsp_labels"} == contract.FIELDS.keys() - {"nsp_labels", "position_ids"}
-        assert batch.keys() & {"nsp_labels"} == fields
-        assert {name: array.shape for name, array in batch.items()} == {
-            name: array.shape for name, array in contract.zeros(BATCH_SIZE, 64, 10, nsp=bool(fields)).items()
-        }
-    assert set(np.unique(full_sentences.batch(0)["token_type_ids"])) == {0}
-    assert (loader.batch_size, loader.length, loader.predictions) == (BATCH_SIZE, 64, 10)
+KINDS = {
+    "segment_pairs": {"nsp_labels"}, "sentence_order": {"sop_labels"}, "full_sentences": set(), "document_sentences": set(), "packed_documents": {"position_ids"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("choice", ["tokens", "ngrams:3"])
+def test_satisfies_the_contract(kind, choice):
+    source = make(sequences=kind, masking=MaskingSpec(predictions=10, choice=choice))
+    assert (source.batch_size, source.length, source.predictions) == (BATCH_SIZE, 64, 10)
+    batch = source.batch(3)
+    contract.check(batch)
+    zeros = contract.zeros(BATCH_SIZE, 64, 10, nsp=False)
+    assert batch.keys() - KINDS[kind] == zeros.keys()
+    assert batch.keys() - zeros.keys() == KINDS[kind]
+    assert {name: batch[name].shape for name in zeros} == {name: array.shape for name, array in zeros.items()}
+    assert (batch["token_type_ids"].max() > 0) == bool({"nsp_labels", "sop_labels"} & batch.keys())
 
 
 @pytest.mark.parametrize("shares", [1, 2, 4, 8])
@@ -125,12 +131,12 @@ def test_seed_changes_everything(loader):
 
 def test_tokens_are_the_stores(loader):
     batch = loader.batch(2)
-    rows = loader._sequences.gather(batch["example_ids"])
+    rows = loader.sources[0].sequences.gather(batch["example_ids"])
     restored = batch["input_ids"].copy()
     row, slot = np.nonzero(batch["mlm_weights"])
     restored[row, batch["mlm_positions"][row, slot]] = batch["mlm_targets"][row, slot]
     np.testing.assert_array_equal(restored, rows.input_ids)
-    np.testing.assert_array_equal(batch["nsp_labels"], rows.nsp_labels)
+    np.testing.assert_array_equal(batch["nsp_labels"], rows.labels)
     np.testing.assert_array_equal((restored == SPECIAL["sep"]).sum(axis=1), 2)
 
 
@@ -148,7 +154,7 @@ def test_failure_in_the_pipeline_is_told():
     def gather(numbers):
         raise OSError("the disk went away")
 
-    broken._sequences.gather = gather
+    broken.sources[0].sequences.gather = gather
     with pytest.raises(RuntimeError, match="could not be read.*the disk went away") as caught:
         for _ in range(20):
             next(batches)
@@ -159,8 +165,8 @@ def test_failure_in_the_pipeline_is_told():
 
 def test_iterators_close_early_without_hanging():
     slow = make(workers=4)
-    gather = slow._sequences.gather
-    slow._sequences.gather = lambda numbers: (time.sleep(0.02), gather(numbers))[1]
+    gather = slow.sources[0].sequences.gather
+    slow.sources[0].sequences.gather = lambda numbers: (time.sleep(0.02), gather(numbers))[1]
 
     def open_and_leave():
         for step in range(5):
@@ -178,9 +184,9 @@ def test_iterators_close_early_without_hanging():
 
 def test_process_ends_with_an_open_iterator():
     program = (
-        "import sys\nfrom data_pipeline.loader import Loader, tf\nfrom data_pipeline.masking import MaskingSpec\n"
+        "import sys\nfrom data_pipeline.loader import Loader, tensorflow\nfrom data_pipeline.masking import MaskingSpec\n"
         "loader = Loader(sys.argv[1], batch_size=8, length=64, masking=MaskingSpec(predictions=10), seed=5)\n"
-        "batches = loader.batches(0)\nnext(batches)\nassert not tf.config.get_visible_devices('GPU')\nprint('done')"
+        "batches = loader.batches(0)\nnext(batches)\nassert not tensorflow().config.get_visible_devices('GPU')\nprint('done')"
     )
     ended = subprocess.run([sys.executable, "-c", program, str(documentation())], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0 and ended.stdout == "done\n", ended.stderr
@@ -211,6 +217,74 @@ def test_unfit_requests(loader, tmp_path):
         loader.batches(-2)
     with pytest.raises(StoreError, match="not a token store"):
         Loader(tmp_path, **SETTINGS)
+    with pytest.raises(ValueError, match="shares has 1 entries for 2 stores"):
+        Loader([documentation(), documentation()], **SETTINGS)
     empty = write_store(tmp_path / "empty", [])
-    with pytest.raises(ValueError, match="no sequence"):
+    with pytest.raises(ValueError, match="no sequence|no shard"):
         Loader(empty, **SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """Three stores of unequal size, and the shares of which they are wanted."""
+    root = tmp_path_factory.mktemp("several")
+    parts = {"large": slice(0, 40), "middle": slice(40, 60), "small": slice(60, 64)}
+    return [write_store(root / name, encoded()[part], num_shards=1 + (name == "large")) for name, part in parts.items()], (0.5, 0.3, 0.2)
+
+
+def mix(several, **changes):
+    stores, shares = several
+    return Loader(stores, shares=shares, **(SETTINGS | changes))
+
+
+def test_a_mixture_keeps_its_shares_and_says_where_rows_come_from(several):
+    mixture = mix(several)
+    assert mixture.source_names == ("large", "middle", "small")
+    batches = list(mixture.batches(0, 64))
+    for batch in batches:
+        contract.check(batch)
+    sources, ids = (np.concatenate([batch[name] for batch in batches]) for name in ("source_ids", "example_ids"))
+    for start in (0, 512, 1024):  # 512 sequences are two blocks of the order
+        np.testing.assert_allclose(np.bincount(sources[start : start + 512]) / 512, [0.5, 0.3, 0.2], atol=0.003)
+    for number, source in enumerate(mixture.sources):
+        own = ids[sources == number] - source.first_id
+        epochs = len(own) / len(source.sequences)
+        visits = np.bincount(own, minlength=len(source.sequences))
+        assert len(visits) == len(source.sequences)
+        # A store is visited whole before any of it comes again, but for the order within a block of 256 places.
+        assert np.floor(epochs - 256 / len(source.sequences)) <= visits.min() and visits.max() <= np.ceil(epochs + 256 / len(source.sequences))
+    assert len(ids[sources == 2]) > len(mixture.sources[2].sequences)  # the small one came again
+    assert mixture.num_sequences == int(min(len(source.sequences) / share for source, share in zip(mixture.sources, (0.5, 0.3, 0.2))))
+
+
+def test_rows_of_a_mixture_are_their_stores_rows(several):
+    batch, mixture = mix(several).batch(5), mix(several)
+    restored = batch["input_ids"].copy()
+    row, slot = np.nonzero(batch["mlm_weights"])
+    restored[row, batch["mlm_positions"][row, slot]] = batch["mlm_targets"][row, slot]
+    for number, source in enumerate(mixture.sources):
+        here = batch["source_ids"] == number
+        rows = source.sequences.gather(batch["example_ids"][here] - source.first_id)
+        np.testing.assert_array_equal(restored[here], rows.input_ids)
+        np.testing.assert_array_equal(batch["nsp_labels"][here], rows.labels)
+
+
+@pytest.mark.parametrize("kind, choice", [("segment_pairs", "tokens"), ("packed_documents", "whole_words")])
+def test_shares_of_rows_make_up_the_batch_of_a_mixture(several, kind, choice):
+    settings = {"sequences": kind, "masking": MaskingSpec(predictions=10, choice=choice)}
+    parts = [mix(several, rows=rows, workers=3, **settings) for rows in np.split(np.random.default_rng(0).permutation(BATCH_SIZE), 4)]
+    for step in (0, 10**7):
+        whole = mix(several, **settings).batch(step)
+        for part in parts:
+            assert_equal(next(part.batches(step)), {name: array[part._rows] for name, array in whole.items()})
+
+
+def test_one_store_is_the_same_alone_and_as_a_list(loader):
+    assert_equal(Loader([documentation()], **SETTINGS).batch(4), loader.batch(4))
+    assert loader.source_names == ()
+
+
+def test_the_rate_follows_its_schedule():
+    rising = make(length=128, masking=MaskingSpec(rate=0.1, end_rate=0.3, predictions=40), rate_steps=100)
+    share = [rising.batch(step)["mlm_weights"].sum() / (rising.batch(step)["segment_ids"] > 0).sum() for step in (0, 50, 100, 1000)]
+    np.testing.assert_allclose(share, [0.1, 0.2, 0.3, 0.3], atol=0.025)

@@ -1,39 +1,29 @@
-"""Masking on real text: counts, 80/10/10, no special token, no favoured place, and a row's mask is its own affair."""
+"""Masking on real text: counts, 80/10/10, no special token, and a row's mask is its own. How tokens are chosen: test_mask_choice.py."""
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from data_pipeline import order
-from data_pipeline.masking import Masker, MaskingSpec, fold
-from data_pipeline.packing import Sequences
-from tests.data_pipeline.docstring_stores import SPECIAL, VOCAB_SIZE, open_documentation
+from data_pipeline.masking import Masker, MaskingSpec
+from tests.data_pipeline.docstring_stores import SPECIAL, VOCAB_SIZE, open_documentation, open_word_pieces
+from tests.data_pipeline.masking_conformance import apply, check_masking, chosen_table, gather
 
 LENGTH, PREDICTIONS = 128, 20
 SPECIAL_IDS = list(SPECIAL.values())
+CHOICES = ("tokens", "whole_words", "ngrams:3", "spans:0.2:10")
+
+
+def mask(input_ids, segment_ids, spec=MaskingSpec(predictions=PREDICTIONS), seed=0, epoch=0, example_ids=None, word_starts=None, rate=None):
+    """Rows masked for a seed and an epoch; every token is a word unless told otherwise."""
+    masker = Masker(spec, length=input_ids.shape[1], vocab_size=VOCAB_SIZE, special=SPECIAL)
+    example_ids = np.arange(len(input_ids)) if example_ids is None else example_ids
+    word_starts = np.ones(input_ids.shape, bool) if word_starts is None else word_starts
+    return masker(input_ids, segment_ids, order.fold(order.make_key(seed, epoch), example_ids), word_starts, rate)
 
 
 @pytest.fixture(scope="module")
 def rows():
-    sequences = Sequences(open_documentation(), kind="segment_pairs", length=LENGTH)
-    return sequences.gather(np.arange(len(sequences)))
-
-
-@pytest.fixture(scope="module")
-def mask():
-    """Masks rows with example ids, for a seed and an epoch; every spec is traced once."""
-    traced = {}
-
-    def apply(input_ids, segment_ids, spec=MaskingSpec(predictions=PREDICTIONS), seed=0, epoch=0, example_ids=None):
-        if spec not in traced:
-            masker = Masker(spec, length=input_ids.shape[1], vocab_size=VOCAB_SIZE, special=SPECIAL)
-            traced[spec] = tf.function(masker.__call__, reduce_retracing=True)
-        example_ids = np.arange(len(input_ids)) if example_ids is None else example_ids
-        keys = order.fold(order.make_key(seed, epoch), example_ids)
-        output = traced[spec](tf.constant(input_ids.astype(np.int32)), tf.constant(segment_ids), tf.constant(keys))
-        return {name: value.numpy() for name, value in output.items()}
-
-    return apply
+    return gather(open_documentation(), LENGTH)
 
 
 def full_rows(count):
@@ -41,50 +31,40 @@ def full_rows(count):
     return np.random.default_rng(0).integers(200, VOCAB_SIZE, (count, LENGTH)), np.ones((count, LENGTH), np.uint8)
 
 
-def chi_square(observed, expected=None):
-    observed = np.asarray(observed, float).ravel()
-    expected = observed.mean() if expected is None else expected
-    freedom = len(observed) - 1
+def chi_square(observed):
+    expected, freedom = observed.mean(), len(observed) - 1
     return (((observed - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom)
 
 
-def chosen_table(output):
-    """bool [B, L]: where something is to be predicted."""
-    table = np.zeros(output["input_ids"].shape, bool)
-    row, slot = np.nonzero(output["mlm_weights"])
-    table[row, output["mlm_positions"][row, slot]] = True
-    return table
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("rate, predictions", [(0.15, 20), (0.15, 10), (0.4, 51), (0.001, 20), (1.0, 128)])
+def test_conforms(choice, rate, predictions):
+    check_masking(open_word_pieces(), MaskingSpec(rate=rate, predictions=predictions, choice=choice), length=LENGTH)
 
 
-def test_hash_is_that_of_order():
-    keys, counters = order.fold(order.make_key(7), np.arange(50)), np.asarray([0, 1, 2, 511, 2**40])
-    found = fold(tf.constant(keys)[:, None], tf.constant(counters)[None]).numpy()
-    np.testing.assert_array_equal(found, order.fold(keys[:, None], counters))
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("kind", ["full_sentences", "packed_documents"])
+def test_conforms_on_other_rows(choice, kind):
+    check_masking(open_word_pieces(), MaskingSpec(choice=choice, predictions=38), length=256, kind=kind)
 
 
-@pytest.mark.parametrize("rate, predictions", [(0.15, 20), (0.15, 10), (0.4, 60), (0.001, 20), (1.0, 128)])
-def test_exact_number(rows, mask, rate, predictions):
-    output = mask(rows.input_ids, rows.segment_ids, MaskingSpec(rate=rate, predictions=predictions))
-    candidates = ((rows.segment_ids == 1) & ~np.isin(rows.input_ids, SPECIAL_IDS)).sum(axis=1)
-    expected = [min(predictions, max(1, round(rate * count)), count) for count in candidates.tolist()]
-    weights = output["mlm_weights"]
-    np.testing.assert_array_equal(weights.sum(axis=1), expected)
-    assert set(np.unique(weights)) <= {0.0, 1.0} and (np.diff(weights, axis=1) <= 0).all()  # used slots first
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("shares", [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.5, 0.5)])
+def test_other_shares(choice, shares):
+    """The first is ELECTRA's and DeBERTa-v3's generators'."""
+    spec = MaskingSpec(predictions=PREDICTIONS, choice=choice, mask_share=shares[0], random_share=shares[1])
+    check_masking(open_word_pieces(), spec, length=LENGTH)
 
 
-def test_slots_restore_the_row(rows, mask):
-    output = mask(rows.input_ids, rows.segment_ids)
-    used = output["mlm_weights"] == 1
-    positions, targets = output["mlm_positions"], output["mlm_targets"]
-    assert (np.diff(positions, axis=1) > 0)[used[:, 1:]].all()
-    assert not positions[~used].any() and not targets[~used].any()
-    row, slot = np.nonzero(used)
-    restored = output["input_ids"].copy()
-    restored[row, positions[row, slot]] = targets[row, slot]
-    np.testing.assert_array_equal(restored, rows.input_ids)
+def test_exact_number(rows):
+    for rate, predictions in [(0.15, 20), (0.15, 10), (0.4, 60), (0.001, 20), (1.0, 128)]:
+        output = mask(rows.input_ids, rows.segment_ids, MaskingSpec(rate=rate, predictions=predictions))
+        candidates = ((rows.segment_ids == 1) & ~np.isin(rows.input_ids, SPECIAL_IDS)).sum(axis=1)
+        expected = [min(predictions, max(1, round(rate * count)), count) for count in candidates.tolist()]
+        np.testing.assert_array_equal(output["mlm_weights"].sum(axis=1), expected)
 
 
-def test_specials_are_never_chosen_nor_drawn(rows, mask):
+def test_specials_are_never_chosen_nor_drawn(rows):
     assert (rows.input_ids == SPECIAL["unk"]).any()
     for epoch in range(5):
         output = mask(rows.input_ids, rows.segment_ids, MaskingSpec(predictions=PREDICTIONS, mask_share=0.0, random_share=1.0), epoch=epoch)
@@ -94,7 +74,7 @@ def test_specials_are_never_chosen_nor_drawn(rows, mask):
         assert not np.isin(output["input_ids"][chosen], SPECIAL_IDS).any()
 
 
-def test_shares_of_mask_random_and_kept(rows, mask):
+def test_shares_of_mask_random_and_kept(rows):
     counts = np.zeros(3)
     for epoch in range(10):
         output = mask(rows.input_ids, rows.segment_ids, epoch=epoch)
@@ -107,35 +87,19 @@ def test_shares_of_mask_random_and_kept(rows, mask):
         assert abs(count - share * total) < 4 * np.sqrt(total * share * (1 - share))
 
 
-@pytest.mark.parametrize("shares", [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.5, 0.5)])
-def test_other_shares(rows, mask, shares):
-    output = mask(rows.input_ids, rows.segment_ids, MaskingSpec(predictions=PREDICTIONS, mask_share=shares[0], random_share=shares[1]))
-    chosen = chosen_table(output)
-    masked = (output["input_ids"][chosen] == SPECIAL["mask"]).mean()
-    kept = (output["input_ids"][chosen] == rows.input_ids[chosen]).mean()
-    assert abs(masked - shares[0]) < 0.02 and abs(kept - (1 - sum(shares))) < 0.02
-
-
-def test_uniform_over_positions(mask):
+@pytest.mark.parametrize("shares", [(0.0, 1.0), (0.5, 0.5)])
+def test_uniform_over_the_vocabulary(shares):
     input_ids, segment_ids = full_rows(10_000)
-    table = chosen_table(mask(input_ids, segment_ids))
-    rate = 19 / LENGTH
-    assert abs(chi_square(table.sum(axis=0) / (1 - rate), len(table) * rate / (1 - rate))) < 5
-    neighbours = (table[:, 1:] & table[:, :-1]).mean()
-    assert abs(neighbours - rate * 18 / 127) < 4 * np.sqrt(rate * 18 / 127 / table.size)
-
-
-def test_uniform_over_the_vocabulary(mask):
-    input_ids, segment_ids = full_rows(10_000)
-    output = mask(input_ids, segment_ids, MaskingSpec(predictions=PREDICTIONS, mask_share=0.0, random_share=1.0))
-    drawn = np.bincount(output["input_ids"][chosen_table(output)], minlength=VOCAB_SIZE)
+    output = mask(input_ids, segment_ids, MaskingSpec(predictions=PREDICTIONS, mask_share=shares[0], random_share=shares[1]))
+    became = output["input_ids"][chosen_table(output)]
+    drawn = np.bincount(became[became != SPECIAL["mask"]], minlength=VOCAB_SIZE)
     assert not drawn[SPECIAL_IDS].any()
     assert abs(chi_square(np.delete(drawn, SPECIAL_IDS))) < 4
     assert drawn[[1, 99, 104, VOCAB_SIZE - 1]].min() > 0  # the neighbours of specials and both ends
 
 
 @pytest.mark.parametrize("what", ["example_ids", "seed", "epoch"])
-def test_neighbouring_keys_are_independent(mask, what):
+def test_neighbouring_keys_are_independent(what):
     """Two keys that differ by one agree in as many places as two random masks would."""
     input_ids, segment_ids = full_rows(4000)
     step = {"example_ids": np.arange(4000) + 1} if what == "example_ids" else {what: 1}
@@ -149,36 +113,65 @@ def test_neighbouring_keys_are_independent(mask, what):
     assert abs((masked[0] & masked[1]).mean() - expected * 0.64) < 4 * np.sqrt(expected * 0.64 / input_ids.size)
 
 
-def test_action_is_independent_of_the_place(mask):
+@pytest.mark.parametrize("choice", CHOICES[:3])
+def test_action_is_independent_of_the_place(choice):
     input_ids, segment_ids = full_rows(10_000)
-    output = mask(input_ids, segment_ids)
+    output = mask(input_ids, segment_ids, MaskingSpec(predictions=PREDICTIONS, choice=choice))
     masked, chosen = output["input_ids"] == SPECIAL["mask"], chosen_table(output)
     share = masked.sum(axis=0) / chosen.sum(axis=0)
     deviation = (share - 0.8) / np.sqrt(0.16 / chosen.sum(axis=0))
     assert abs((deviation**2).mean() - 1) < 4 * np.sqrt(2 / LENGTH)
 
 
-def test_a_rows_mask_is_its_own(rows, mask):
-    whole = mask(rows.input_ids, rows.segment_ids)
-    some = np.random.default_rng(0).permutation(len(rows.input_ids))[:37]
-    part = mask(rows.input_ids[some], rows.segment_ids[some], example_ids=some)
-    for name in whole:
-        np.testing.assert_array_equal(part[name], whole[name][some])
+def test_one_draw_decides_for_a_span_and_each_token_of_an_ngram_has_its_own():
+    rows = gather(open_word_pieces(), LENGTH)
+    agreeing = {}
+    for choice in CHOICES[1:]:
+        output = apply(rows, MaskingSpec(predictions=PREDICTIONS, choice=choice, mask_share=0.5, random_share=0.0), open_word_pieces())
+        masked, chosen = output["input_ids"] == SPECIAL["mask"], chosen_table(output)
+        pairs = chosen[:, 1:] & chosen[:, :-1] & ~rows.word_starts[:, 1:]  # neighbours in a word
+        assert pairs.sum() > 2000
+        agreeing[choice] = (masked[:, 1:] == masked[:, :-1])[pairs].mean()
+        pairs = chosen[:, 1:] & chosen[:, :-1] & rows.word_starts[:, 1:]
+        agreeing[choice, "words"] = (masked[:, 1:] == masked[:, :-1])[pairs].mean()
+    assert agreeing["spans:0.2:10"] == 1 and agreeing["spans:0.2:10", "words"] > 0.8  # not 1: runs may touch
+    for choice in ("whole_words", "ngrams:3"):
+        assert abs(agreeing[choice] - 0.5) < 0.03 and abs(agreeing[choice, "words"] - 0.5) < 0.03
 
 
-def test_rows_with_few_candidates(mask):
-    input_ids = np.full((4, LENGTH), SPECIAL["pad"])
-    input_ids[:, :4] = [
-        [SPECIAL["cls"], SPECIAL["sep"], SPECIAL["sep"], 0],
-        [SPECIAL["cls"], SPECIAL["unk"], SPECIAL["sep"], 0],
-        [SPECIAL["cls"], 500, SPECIAL["sep"], 0],
-        [0, 0, 0, 0],
+def test_rows_with_few_candidates():
+    pad, unk, cls, sep, _ = SPECIAL.values()
+    input_ids = np.full((6, LENGTH), pad)
+    input_ids[:, :5] = [
+        [cls, sep, sep, pad, pad],
+        [cls, unk, sep, pad, pad],
+        [cls, 500, sep, pad, pad],
+        [pad, pad, pad, pad, pad],
+        [cls, 500, 501, sep, pad],
+        [cls, 500, unk, 502, sep],
     ]
-    segment_ids = (np.arange(LENGTH) < 4)[None] & np.asarray([[True], [True], [True], [False]])
-    output = mask(input_ids, segment_ids.astype(np.uint8))
-    np.testing.assert_array_equal(output["mlm_weights"].sum(axis=1), [0, 0, 1, 0])
-    np.testing.assert_array_equal(output["input_ids"][[0, 1, 3]], input_ids[[0, 1, 3]])
-    assert output["mlm_positions"][2, 0] == 1 and output["mlm_targets"][2, 0] == 500
+    segment_ids = (input_ids != pad).astype(np.uint8)
+    word_starts = np.isin(input_ids, [500, unk])  # 500 501 and, in the last row, 500; unk 502 are words
+    for choice in CHOICES:
+        output = mask(input_ids, segment_ids, MaskingSpec(choice=choice, predictions=2), word_starts=word_starts)
+        np.testing.assert_array_equal(output["mlm_weights"].sum(axis=1), [0, 0, 1, 0, int(choice == "tokens"), 1])
+        assert output["mlm_positions"][2, 0] == 1 and output["mlm_targets"][2, 0] == 500
+        if choice != "tokens":
+            assert output["mlm_positions"][5, 0] == 1  # 502 is of a word with an unknown token
+            both = mask(input_ids, segment_ids, MaskingSpec(choice=choice, predictions=2, rate=1.0), word_starts=word_starts)
+            np.testing.assert_array_equal(both["mlm_positions"][4], [1, 2])
+
+
+def test_rate_goes_linearly_to_its_end(rows):
+    spec = MaskingSpec(rate=0.3, end_rate=0.1, predictions=38)
+    assert [round(spec.rate_at(step, 100), 6) for step in (0, 25, 50, 100, 150)] == [0.3, 0.25, 0.2, 0.1, 0.1]
+    for constant in (MaskingSpec(rate=0.3), MaskingSpec(rate=0.3, end_rate=0)):
+        assert constant.rate_at(70, 100) == 0.3
+    for rate in (0.3, 0.25, 0.1):
+        left = mask(rows.input_ids, rows.segment_ids, spec, rate=rate)
+        right = mask(rows.input_ids, rows.segment_ids, MaskingSpec(rate=rate, predictions=38))
+        for name, array in left.items():
+            np.testing.assert_array_equal(array, right[name])
 
 
 @pytest.mark.parametrize(
@@ -186,10 +179,12 @@ def test_rows_with_few_candidates(mask):
     [
         ({"rate": 0.0}, "rate=0.0"),
         ({"rate": 1.1}, "rate=1.1"),
+        ({"end_rate": 1.1}, "end_rate=1.1"),
         ({"predictions": 0}, "predictions=0"),
         ({"predictions": LENGTH + 1}, "predictions=129 is more than the length 128"),
         ({"mask_share": -0.1}, "mask_share=-0.1"),
         ({"mask_share": 0.95, "random_share": 0.1}, "add up"),
+        ({"choice": "words"}, "choice='words' does not fit; it must be tokens, whole_words"),
     ],
 )
 def test_unfit_settings(settings, message):
@@ -200,3 +195,9 @@ def test_unfit_settings(settings, message):
 def test_specials_must_fit_the_vocabulary():
     with pytest.raises(ValueError, match="'mask' has the id 103"):
         Masker(MaskingSpec(), length=LENGTH, vocab_size=103, special=SPECIAL)
+
+
+def test_words_must_be_given(rows):
+    masker = Masker(MaskingSpec(choice="whole_words"), length=LENGTH, vocab_size=VOCAB_SIZE, special=SPECIAL)
+    with pytest.raises(ValueError, match="'whole_words' needs word_starts"):
+        masker(rows.input_ids, rows.segment_ids, order.fold(order.make_key(0), np.arange(len(rows.input_ids))))
