@@ -32,7 +32,8 @@ from bert_jax.model.spec import Compute
 from bert_jax.recorded import RecordedBatches
 from bert_jax.sharding import make_mesh, put_batch
 from bert_jax.training.objectives import MaskedLm
-from bert_jax.training.optim import OptimizerSpec, Schedule, make_optimizer
+from bert_jax.training.optim import OptimizerSpec, make_optimizer
+from bert_jax.training.schedules import Schedule
 from bert_jax.training.state import TrainState, abstract_state, make_blueprint, state_from_params
 from bert_jax.training.step import make_train_step
 
@@ -105,9 +106,9 @@ def prepare_ours(
     imported = huggingface.load(directory, key=jax.random.key(0))
     blueprint = make_blueprint(build_spec(imported.model_section))
     mesh = make_mesh(devices=devices)
-    tx = make_optimizer(optimizer, schedule, blueprint.axes)
+    tx = make_optimizer(optimizer, blueprint.axes)
     abstract = abstract_state(blueprint, tx, mesh)
-    step = make_train_step(blueprint, MaskedLm(nsp=True), tx, schedule, Compute(dtype="float32"), abstract, mesh)
+    step = make_train_step(blueprint, MaskedLm("nsp"), tx, schedule, Compute(dtype="float32"), abstract, mesh)
     return state_from_params(jax.device_put(imported.params), tx, abstract), step, mesh
 
 

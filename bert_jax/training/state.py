@@ -61,11 +61,23 @@ def param_shardings(blueprint: Blueprint, mesh: Mesh) -> Tree:
 
 
 def abstract_state(blueprint: Blueprint, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A TrainState of ShapeDtypeStructs that carry their shardings; moments are sharded as their parameters."""
+    """A TrainState of ShapeDtypeStructs that carry their shardings; moments are sharded as their parameters.
+
+    Moments of another shape than their parameter's (Adafactor's factors, one row or column per matrix) are small and lie on every device.
+    """
     shardings = param_shardings(blueprint, mesh)
     opt_state = jax.eval_shape(tx.init, blueprint.params)
+
+    def masked(node):  # where an optimizer of some parameters (Muon's) has none of another's moments
+        return isinstance(node, optax.MaskedNode)
+
+    def moment_sharding(moment, param, sharding):
+        if masked(moment):
+            return moment
+        return sharding if moment.shape == param.shape else replicated(mesh)
+
     opt_shardings = optax.tree.map_params(
-        tx, lambda _, sharding: sharding, opt_state, shardings, transform_non_params=lambda _: replicated(mesh)
+        tx, moment_sharding, opt_state, blueprint.params, shardings, transform_non_params=lambda _: replicated(mesh), is_leaf=masked
     )
 
     def place(leaf, sharding):

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from bert_jax.model.spec import Compute
 from bert_jax.sharding import batch_sharding, replicated
 from bert_jax.training.objectives import MaskedLm, ratios, total_loss
-from bert_jax.training.optim import Schedule
+from bert_jax.training.schedules import Schedule
 from bert_jax.training.state import Blueprint, TrainState, shardings_of
 
 
@@ -24,10 +24,12 @@ def make_train_step(
     mesh: Mesh,
     *,
     accumulate: int = 1,
+    first_step: int = 0,
 ) -> Callable:
     """`train_step(state, batch, key) -> (state, metrics)`, compiled, donating the state.
 
-    accumulate: the batch is worked through in that many micro-batches; the update is that of the whole batch. metrics: name -> (numerator, denominator).
+    accumulate: the batch is worked through in that many micro-batches; the update is that of the whole batch. first_step: where the
+    schedule's step 0 lies. metrics: name -> (numerator, denominator).
     """
 
     def gradients(params, micro, weights, key):
@@ -56,12 +58,13 @@ def make_train_step(
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             (grads, (losses, right)), _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), micros))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        rate = schedule(state.step - first_step)
+        params = optax.apply_updates(state.params, optax.tree.scale(-rate, updates))
         one = jnp.float32(1)
         metrics = ratios(losses, right, weights) | {
             "loss": (total_loss(losses, weights), one),
             "grad_norm": (optax.global_norm(grads), one),
-            "learning_rate": (schedule(state.step), one),
+            "learning_rate": (rate, one),
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 

@@ -11,7 +11,8 @@ from bert_jax.model.families import bert
 from bert_jax.model.spec import Compute
 from bert_jax.sharding import make_mesh
 from bert_jax.training.objectives import MaskedLm
-from bert_jax.training.optim import OptimizerSpec, Schedule, make_optimizer
+from bert_jax.training.optim import OptimizerSpec, make_optimizer
+from bert_jax.training.schedules import Schedule
 from bert_jax.training.state import abstract_state, init_state, make_blueprint
 
 VOCAB, LENGTH, SLOTS = 200, 24, 5
@@ -52,11 +53,11 @@ def tiny():
     """Blueprint, optimizer, mesh and shapes of a two-layer model with dropout."""
     blueprint = make_blueprint(bert(vocab_size=VOCAB, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=32))
     schedule = Schedule(peak=5e-3, warmup_steps=5, total_steps=100, power=1.0, end=0.0, decay_from="warmup")
-    tx = make_optimizer(OptimizerSpec("adamw", 0.9, 0.999, 1e-6, 0.01, 1.0, ("bias", "norm")), schedule, blueprint.axes)
+    tx = make_optimizer(OptimizerSpec("adamw", 0.9, 0.999, 1e-6, 0.01, 1.0, ("bias", "norm")), blueprint.axes)
     mesh = make_mesh(devices=jax.devices()[:1])
     abstract = abstract_state(blueprint, tx, mesh)
     return types.SimpleNamespace(
-        blueprint=blueprint, schedule=schedule, tx=tx, mesh=mesh, abstract=abstract, objective=MaskedLm(nsp=True), compute=Compute(),
+        blueprint=blueprint, schedule=schedule, tx=tx, mesh=mesh, abstract=abstract, objective=MaskedLm("nsp"), compute=Compute(),
         fresh=lambda: init_state(blueprint, tx, abstract, jax.random.key(0)),
     )
 

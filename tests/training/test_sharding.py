@@ -18,7 +18,8 @@ from bert_jax.model.spec import Compute
 from bert_jax.sharding import make_mesh, put_batch
 from bert_jax.training.metrics import divide
 from bert_jax.training.objectives import MaskedLm
-from bert_jax.training.optim import OptimizerSpec, Schedule, make_optimizer
+from bert_jax.training.optim import OptimizerSpec, make_optimizer
+from bert_jax.training.schedules import Schedule
 from bert_jax.training.state import abstract_state, init_state, make_blueprint
 from bert_jax.training.step import make_train_step
 from tests.training.conftest import make_batch
@@ -26,7 +27,7 @@ from tests.training.conftest import make_batch
 spec = bert(vocab_size=200, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=32, dropout=0.0, attention_dropout=0.0)
 blueprint = make_blueprint(spec)
 schedule = Schedule(peak=5e-3, warmup_steps=1, total_steps=100, power=1.0, end=0.0, decay_from="warmup")
-tx = make_optimizer(OptimizerSpec("lamb_v1", 0.9, 0.999, 1e-6, 0.01, 1.0, ("bias", "norm")), schedule, blueprint.axes)
+tx = make_optimizer(OptimizerSpec("lamb_v1", 0.9, 0.999, 1e-6, 0.01, 1.0, ("bias", "norm")), blueprint.axes)
 results = []
 for sizes, accumulate in json.loads(sys.argv[1]):
     devices = jax.devices()[: int(np.prod(sizes))]
@@ -34,7 +35,7 @@ for sizes, accumulate in json.loads(sys.argv[1]):
     abstract = abstract_state(blueprint, tx, mesh)
     with jax.set_mesh(mesh):
         state = init_state(blueprint, tx, abstract, jax.random.key(0))
-        step = make_train_step(blueprint, MaskedLm(nsp=True), tx, schedule, Compute(), abstract, mesh, accumulate=accumulate)
+        step = make_train_step(blueprint, MaskedLm("nsp"), tx, schedule, Compute(), abstract, mesh, accumulate=accumulate)
         for number in range(3):
             state, metrics = step(state, put_batch(device_fields(make_batch(number, 16)), mesh), jax.random.key(1))
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == (256, 16)]
