@@ -1,62 +1,118 @@
-"""`bert-jax inspect`: what a token store, recorded batches, a workdir or an exported model holds, and decoded masked batches."""
+"""`bert-jax inspect`: what token stores, recorded batches, a workdir or an exported model hold, and how their batches look."""
 
+import dataclasses
 import json
-import sys
 from pathlib import Path
 
 from bert_jax.model.families import build_spec
 from bert_jax.recorded import RecordedBatches
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.state import make_blueprint
+from launch.batch_view import BatchView, view_source, view_stores, word_starts_by_token, word_starts_of
 from launch.config import ConfigError, read_run_config
+from launch.data import PAIR_OBJECTIVES, check_alike, data_paths, make_source, open_data
+from launch.decoded_rows import printable
+from launch.inspect_page import write_page
+from launch.inspect_text import make_console, print_facts, print_view
 from launch.load_model import load_model
 from launch.model_section import read_model_section
-from launch.run import make_source, open_data
-from launch.show_batch import show_batch
+from launch.phases import phase_at, phases_of
+from launch.store_facts import StoreFacts, read_facts
+
+CHOICES = ("tokens", "whole_words", "ngrams:3", "spans:0.2:10")
 
 
-def inspect_path(path: Path, *, rows: int, step: int, length: int, sequences: str) -> None:
-    """Prints what is there; `rows` rows of batch `step` are decoded. length and sequences: how a bare store is cut."""
-    if not path.is_dir():
-        raise ConfigError(f"{path} is not a directory; give a token store, recorded batches, a workdir or an exported model")
-    if RecordedBatches.is_at(path):
-        source = RecordedBatches(path)
-        print(f"recorded batches {path}: {source.num_batches} of {source.batch_size} x {source.length}, {source.predictions} prediction slots")
-        if source.tokenizer_dir is not None:
-            print_batch(source.batch(step), source.tokenizer_dir, rows)
-    elif (path / "manifest.json").is_file():
-        inspect_store(path, rows, step, length, sequences)
-    elif (path / "checkpoints").is_dir():
-        inspect_workdir(path, rows, step)
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What to decode: `rows` rows of batch `step`. sequences, choice, rate and length: how a bare store is cut and masked; the other places
+    say it themselves. verify: hash every file of a store. html: where to write the page, or None."""
+
+    rows: int = 2
+    step: int = 0
+    sequences: str = "segment_pairs"
+    choice: str = "tokens"
+    rate: float = 0.15
+    length: int = 128
+    verify: bool = False
+    html: Path | None = None
+
+
+def inspect_path(text: str, look: Look) -> None:
+    """Prints what is at a path, or at several stores parted by commas. Raises ConfigError, or the data's own error, if it cannot."""
+    for name in ("rows", "step"):
+        if getattr(look, name) < 0:
+            raise ConfigError(f"--{name}={getattr(look, name)} does not fit; it must not be negative")
+    paths = data_paths(text)
+    for path in paths:
+        if not path.is_dir():
+            raise ConfigError(f"{path} is not a directory; give a token store, recorded batches, a workdir or an exported model")
+    if len(paths) > 1 or (paths[0] / "manifest.json").is_file() and not RecordedBatches.is_at(paths[0]):
+        inspect_stores(paths, look)
+    elif RecordedBatches.is_at(paths[0]):
+        inspect_recording(paths[0], look)
+    elif (paths[0] / "checkpoints").is_dir():
+        inspect_workdir(paths[0], look)
     else:
-        model = load_model(path)
-        print(f"exported model {path}: {model.blueprint.num_params:,} parameters")
+        refuse_page(look, "an exported model has no batches")
+        model = load_model(paths[0])
+        print(f"exported model {paths[0]}: {model.blueprint.num_params:,} parameters")
         print(json.dumps(model.section, indent=2))
 
 
-def inspect_store(path: Path, rows: int, step: int, length: int, sequences: str) -> None:
-    from data_pipeline.loader import Loader
-    from data_pipeline.masking import MaskingSpec
-    from data_pipeline.store import TokenStore, read_manifest
+def inspect_stores(paths: tuple[Path, ...], look: Look) -> None:
+    from data_pipeline import tokenizers
+    from data_pipeline.plans import KINDS
+    from data_pipeline.store import TokenStore
 
-    for split in read_manifest(path)["splits"]:
-        store = TokenStore(path, split=split)
-        print(
-            f"{split:>5}: {store.num_documents:,} documents, {store.num_sentences:,} sentences, {store.num_tokens:,} tokens "
-            f"in {len(store.shards)} shard(s)"
+    console = make_console()
+    stores = [TokenStore(path, split="train") for path in paths]
+    for store in stores:
+        check_alike(stores[0], store)
+    facts = [read_facts(path) for path in paths]
+    for store, one in zip(stores, facts):
+        print_facts(console, one)
+        if look.verify:
+            store.verify()
+            console.print("verified: every file is as it was written\n")
+    tokenizer = tokenizers.load(stores[0].tokenizer_dir)
+
+    def view(sequences: str, choice: str, rows: int) -> BatchView:
+        return view_stores(
+            paths, tokenizer, sequences=sequences, choice=choice, rate=look.rate, length=look.length, rows=rows, step=look.step
         )
-    tokenizer = store.manifest["tokenizer"]
-    print(f"tokenizer: {tokenizer['kind']}, {tokenizer['vocab_size']:,} entries, hash {tokenizer['hash'][:12]}; store fingerprint {store.fingerprint}")
-    if rows:
-        loader = Loader(
-            path, batch_size=max(rows, 1), length=length, sequences=sequences,
-            masking=MaskingSpec(rate=0.15, predictions=max(round(0.15 * length) + 1, 1), mask_share=0.8, random_share=0.1), seed=0,
-        )
-        print(f"{loader.num_sequences:,} sequences of {length} as {sequences}\n")
-        print_batch(loader.batch(step), store.tokenizer_dir, rows)
+
+    print_view(console, view(look.sequences, look.choice, look.rows))
+    if look.html:
+        views: dict[tuple[str, str], BatchView | str] = {}
+        for sequences in KINDS:
+            for choice in dict.fromkeys([*CHOICES, look.choice]):
+                try:
+                    views[sequences, choice] = view(sequences, choice, max(look.rows, 1))
+                except ValueError as error:  # a kind that this text or length cannot give
+                    views[sequences, choice] = str(error)
+        title = f"Token store {facts[0].name}" if len(facts) == 1 else f"A mixture of {len(facts)} token stores"
+        write_page(look.html, title, facts, views, (look.sequences, look.choice))
+        console.print(f"\n{look.html}", soft_wrap=True)
 
 
-def inspect_workdir(path: Path, rows: int, step: int) -> None:
+def inspect_recording(path: Path, look: Look) -> None:
+    from data_pipeline import tokenizers
+
+    source = RecordedBatches(path)
+    print(f"recorded batches {path}: {source.num_batches} of {source.batch_size} x {source.length}, {source.predictions} prediction slots")
+    if source.tokenizer_dir is None:
+        refuse_page(look, f"{path} was recorded without its tokenizer")
+        return
+    tokenizer = tokenizers.load(source.tokenizer_dir)
+    about = source.description
+    word_starts, rate = word_starts_by_token(tokenizer), about["masking"]["rate"]
+    view = view_of_run(about, source, tokenizer, word_starts, rate=rate, rows=look.rows, step=look.step)
+    show_view(view, look, f"Recorded batches {path.resolve().name}", [])
+
+
+def inspect_workdir(path: Path, look: Look) -> None:
+    from data_pipeline import tokenizers
+
     section = read_model_section(path)
     print(f"workdir {path}: {section['family']}, {make_blueprint(build_spec(section)).num_params:,} parameters")
     checkpoints = Checkpoints(path / "checkpoints")
@@ -66,15 +122,49 @@ def inspect_workdir(path: Path, rows: int, step: int) -> None:
         print(f"  checkpoint of step {saved:,}: {size / 1e6:,.1f} MB, {f'DAMAGED: {damage}' if damage else 'whole'}")
     lines = (path / "metrics.jsonl").read_text().splitlines() if (path / "metrics.jsonl").is_file() else []
     if lines:
-        print(f"  last log line: {lines[-1]}")
-    if rows and (path / "config.json").is_file():
-        config = read_run_config(path)
-        data = open_data(config)
-        print(f"\nbatch of step {step:,}, as this run sees it:\n")
-        print_batch(make_source(config, data, None).batch(step), path / "tokenizer", rows)
+        print(f"  last log line: {printable(lines[-1])}")
+    if not (path / "config.json").is_file():
+        refuse_page(look, f"{path} has no config.json, so it does not say how its batches look")
+        return
+    if look.rows or look.html:
+        phases = phases_of(read_run_config(path))
+        phase = phase_at(phases, look.step + 1)
+        data = open_data(phase.config)
+        source, tokenizer = make_source(phase.config, data, None), tokenizers.load(path / "tokenizer")
+        step = look.step - phase.start
+        if data.recorded:
+            rate, word_starts = phase.config["masking"]["rate"], word_starts_by_token(tokenizer)
+        else:
+            rate, word_starts = source.masking.rate_at(step, source.rate_steps), word_starts_of(source, sequence_settings(phase.config))
+        view = view_of_run(phase.config, source, tokenizer, word_starts, rate=rate, rows=look.rows, step=step)
+        print(f"\nbatch of step {look.step:,}, as {phase} sees it:\n")
+        facts = [] if data.recorded else [read_facts(place) for place in data.paths]
+        show_view(view, look, f"Batches of the run {path.resolve().name}", facts)
 
 
-def print_batch(batch: dict, tokenizer_dir: Path, rows: int) -> None:
-    from data_pipeline import tokenizers
+def sequence_settings(config: dict) -> dict:
+    """Of `packing.Sequences`, as `make_source` has them for training."""
+    data = config["data"]
+    return {
+        "kind": data["sequences"], "length": config["length"], "short_seq_prob": data["short_seq_prob"], "seed": config["seed"],
+        "duplicates": data["duplicates"] if data["sequences"] in PAIR_OBJECTIVES else 1,
+    }
 
-    print(show_batch(batch, tokenizers.load(tokenizer_dir), rows=rows, color=sys.stdout.isatty()))
+
+def view_of_run(config: dict, source, tokenizer, word_starts, *, rate: float, rows: int, step: int) -> BatchView:
+    """Of batches that a config, or a recording's description of one, made."""
+    sequences, choice = config["data"]["sequences"], config["masking"]["choice"]
+    return view_source(source, tokenizer, word_starts, sequences=sequences, choice=choice, rate=rate, rows=rows, step=step)
+
+
+def show_view(view: BatchView, look: Look, title: str, facts: list[StoreFacts]) -> None:
+    console = make_console()
+    print_view(console, view)
+    if look.html:
+        write_page(look.html, title, facts, {(view.sequences, view.choice): view}, (view.sequences, view.choice))
+        console.print(f"\n{look.html}", soft_wrap=True)
+
+
+def refuse_page(look: Look, why: str) -> None:
+    if look.html:
+        raise ConfigError(f"--html={look.html}: {why}; the page is made of batches")

@@ -109,15 +109,6 @@ def test_recorded_batches_train_to_the_same_weights(trained, prepared, tmp_path,
     assert_same(params_of(trained), params_of(tmp_path / "without"))
 
 
-def test_inspect_shows_words_masks_and_contents(trained, prepared, tmp_path, capsys):
-    run("inspect", str(prepared.store), "--rows=2", "--length=48")
-    shown = capsys.readouterr().out
-    assert "train:" in shown and shown.count("to predict") == 2 and "[CLS]" in shown and "A: " in shown and "B: " in shown
-    run("inspect", str(trained), "--rows=1", "--step=3")
-    shown = capsys.readouterr().out
-    assert "checkpoint of step 12" in shown and "whole" in shown and "batch of step 3" in shown
-
-
 def test_the_report_of_a_real_run_has_both_curves(trained):
     page = (trained / "report.html").read_text()
     last = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines() if '"eval"' in line][-1]
