@@ -23,13 +23,10 @@ from data_pipeline import corpus, tokenizers
 
 _PREPARE = """
 import sys
-import psutil
 from data_pipeline.prepare import prepare
 if __name__ == "__main__":
     text, tokenizer, output, workers = sys.argv[1:]
     prepare(text, tokenizer, output, workers=int(workers), progress=False)
-    times = psutil.Process().cpu_times()
-    print(times.user + times.system + times.children_user + times.children_system)
 """
 
 
@@ -69,25 +66,30 @@ def _take(documents: Iterable[str], size: float) -> Iterator[str]:
 
 
 def _ours(directory: Path, tokenizer_dir: str, workers: int) -> tuple[float, float, float]:
-    """Processor seconds, seconds, and peak megabytes of the resident memory of the whole process tree, sampled."""
+    """Processor seconds, seconds, and peak megabytes of the whole process tree, sampled; shared pages count once (PSS)."""
     script = directory / "run_prepare.py"
     script.write_text(_PREPARE)
     command = [sys.executable, str(script), str(directory / "text.txt"), tokenizer_dir, str(directory / "store"), str(workers)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    peak = 0
+    process = subprocess.Popen(command, env=environment)
+    peak, processor = 0, {}
     while process.poll() is None:
+        memory = 0
         try:
             parent = psutil.Process(process.pid)
-            peak = max(peak, sum(one.memory_info().rss for one in [parent, *parent.children(recursive=True)]))
-        except psutil.NoSuchProcess:
+            for one in [parent, *parent.children(recursive=True)]:
+                times = one.cpu_times()
+                processor[one.pid] = times.user + times.system
+                memory += one.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             pass
+        peak = max(peak, memory)
         time.sleep(0.02)
     wall = time.perf_counter() - started
     if process.returncode:
         sys.exit(f"prepare failed with exit code {process.returncode}")
-    return float(process.stdout.read()), wall, peak / 1e6
+    return sum(processor.values()), wall, peak / 1e6
 
 
 def _theirs(documents: list[str], tokenizer_dir: str) -> float:

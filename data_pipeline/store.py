@@ -7,28 +7,23 @@ A shard appears under its final name only when whole, and manifest.json is writt
 """
 
 import dataclasses
+import errno
 import functools
-import hashlib
-import json
 import os
-import re
 import shutil
-from collections.abc import Iterator
+import uuid
 from pathlib import Path
 
 import numpy as np
 
-FORMAT = "bert_jax.token_store"
-VERSION = 1
+from data_pipeline import checksums
+from data_pipeline.checksums import file_record
+from data_pipeline.manifest import ARRAYS, FORMAT, MANIFEST, StoreError, files_of, fingerprint, read_manifest, write_json, write_manifest
+
 SPLITS = ("train", "eval")
-MANIFEST = "manifest.json"
-ARRAYS = ("tokens", "sentence_ends", "document_ends", "word_starts")
+_DTYPES = {"tokens": ("uint16", "uint32"), "sentence_ends": ("int64",), "document_ends": ("int64",), "word_starts": ("uint8",)}
 
-_SHARD_NAME = re.compile(r"(train|eval)/shard-[0-9]{5,}")
-
-
-class StoreError(ValueError):
-    """A directory is not a usable token store; the message names the file and the fix."""
+_CHUNK = 1 << 22  # entries of an array checked at a time
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -36,8 +31,9 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 65536 else np.uint32)
 
 
-def shard_name(split: str, number: int) -> str:
-    return f"{split}/shard-{number:05d}"
+def shard_name(split: str, unit: int, group: int = 0) -> str:
+    """The directory of a shard: `unit` counts within `group`, and names sort in the order of the text."""
+    return f"{split}/shard-{group:05d}-{unit:05d}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +66,52 @@ class Shard:
         return self._map("word_starts")
 
     def _map(self, name: str) -> np.ndarray:
-        return np.load(self.directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        """Raises StoreError if the file is no array of the length and kind that the manifest implies."""
+        path = self.directory / f"{name}.npy"
+        length = {
+            "tokens": self.num_tokens,
+            "sentence_ends": self.num_sentences,
+            "document_ends": self.num_documents,
+            "word_starts": (self.num_tokens + 7) // 8,
+        }[name]
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise StoreError(f"{path} is not a numpy array ({error}); prepare the store again") from None
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            fix = "prepare with a larger --shard-size, or raise vm.max_map_count"
+            raise OSError(error.errno, f"{error.strerror} while mapping {path}: perhaps too many shards; {fix}") from None
+        if array.shape != (length,) or array.dtype.name not in _DTYPES[name]:
+            wanted = f"{' or '.join(_DTYPES[name])} [{length}]"
+            raise StoreError(f"{path} holds {array.dtype.name} {list(array.shape)} instead of {wanted}; prepare the store again")
+        return array
+
+    def contradictions(self, vocab_size: int) -> list[str]:
+        """What the arrays say that cannot be: ends that do not ascend to the count, tokens outside the vocabulary. Reads everything."""
+        found = []
+        for name, last in (("sentence_ends", self.num_tokens), ("document_ends", self.num_sentences)):
+            ends, before = getattr(self, name), 0
+            for start in range(0, len(ends), _CHUNK):
+                chunk = np.asarray(ends[start : start + _CHUNK])
+                if (np.diff(chunk, prepend=before) <= 0).any():
+                    found.append(f"{name}.npy does not ascend")
+                    break
+                before = int(chunk[-1])
+            if ends[-1] != last:
+                found.append(f"{name}.npy ends at {ends[-1]} instead of {last}")
+        largest = max(int(self.tokens[start : start + _CHUNK].max()) for start in range(0, self.num_tokens, _CHUNK))
+        if largest >= vocab_size:
+            found.append(f"tokens.npy holds the id {largest}, beyond the vocabulary of {vocab_size}")
+        return found
 
 
 class TokenStore:
     """One split of a token store.
 
     Raises StoreError if `directory` holds no complete store, has no such split, or if a shard's file is missing or has another
-    size than the manifest says. Contents are not hashed here; `verify` does.
+    size than the manifest says. Contents are not hashed here; `verify` and `verify_once` do.
     """
 
     def __init__(self, directory: str | Path, split: str = "train"):
@@ -90,9 +124,7 @@ class TokenStore:
         self.shards: list[Shard] = []
         for record in splits[split]["shards"]:
             _check_sizes(self.directory, record["name"], record["files"])
-            self.shards.append(
-                Shard(self.directory / record["name"], int(record["tokens"]), int(record["sentences"]), int(record["documents"]))
-            )
+            self.shards.append(_shard(self.directory, record))
         _check_sizes(self.directory, "", {"unigram_counts.npy": self.manifest["files"]["unigram_counts.npy"]})
         self.token_offsets = _offsets([shard.num_tokens for shard in self.shards])
         self.sentence_offsets = _offsets([shard.num_sentences for shard in self.shards])
@@ -127,6 +159,12 @@ class TokenStore:
         """Token ids of pad, unk, cls, sep and mask."""
         return dict(self.manifest["tokenizer"]["special"])
 
+    @property
+    def special_ids(self) -> list[int]:
+        """All token ids that are to be neither masked nor drawn as replacements: those of `special`, control pieces and fillers."""
+        tokenizer = self.manifest["tokenizer"]
+        return sorted({*tokenizer["special"].values(), *tokenizer.get("special_ids", ())})
+
     @functools.cached_property
     def unigram_counts(self) -> np.ndarray:
         """int64 [vocab_size]: how often each token occurs in the training split."""
@@ -138,10 +176,32 @@ class TokenStore:
         return fingerprint(self.manifest)
 
     def verify(self) -> None:
-        """Reads and hashes every file of the store, all splits; raises StoreError naming each file that differs from the manifest."""
-        bad = [f"{name}: {trouble}" for name, trouble in _damage(self.directory, self.manifest)]
-        if bad:
-            raise StoreError(f"token store {self.directory} is damaged; prepare it again. " + "; ".join(bad))
+        """Reads every file of the store, all splits: checksums, ascending ends, ids within the vocabulary.
+
+        Raises StoreError naming each file that differs from the manifest or contradicts it.
+        """
+        self._refuse(checksums.differences(self.directory, files_of(self.manifest)))
+        contradictions = []
+        for split in self.manifest["splits"].values():
+            for record in split["shards"]:
+                shard = _shard(self.directory, record)
+                contradictions += [f"{record['name']}/{trouble}" for trouble in shard.contradictions(self.vocab_size)]
+        self._refuse(contradictions)
+
+    def verify_once(self) -> None:
+        """Hashes the files of all splits that no earlier call found right; afterwards a start costs a `stat` per file.
+
+        What was found right is remembered by size, modification time and inode in STORE/plans/verified.json, or in the user's cache
+        (~/.cache/bert_jax) if the store cannot be written. Raises StoreError like `verify`.
+        """
+        beside, cache = checksums.stamp_places(self.directory)
+        writable = os.access(beside.parent if beside.parent.is_dir() else self.directory, os.W_OK)
+        self._refuse(checksums.differences(self.directory, files_of(self.manifest), beside if writable else cache))
+
+    def _refuse(self, troubles: list[str]) -> None:
+        if troubles:
+            shown = "; ".join(troubles[:20]) + (f"; and {len(troubles) - 20} more" if len(troubles) > 20 else "")
+            raise StoreError(f"token store {self.directory} is damaged; prepare it again. {shown}")
 
 
 class ShardWriter:
@@ -169,19 +229,24 @@ class ShardWriter:
         if self.num_documents == 0:
             return None
         target = directory / name
-        temporary = target.with_name(target.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(target, ignore_errors=True)
+        # A name of its own: a cluster may try again elsewhere while the first attempt is still writing.
+        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
         temporary.mkdir(parents=True)
         files = {}
         for array_name, chunks in self._chunks.items():
-            array = np.concatenate(chunks)
+            if array_name == "word_starts":
+                chunks = [np.packbits(np.concatenate(chunks))]
             path = temporary / f"{array_name}.npy"
             with open(path, "wb") as file:
-                np.save(file, np.packbits(array) if array_name == "word_starts" else array, allow_pickle=False)
+                # np.save's bytes, without a copy of the whole array in memory
+                header = {"descr": chunks[0].dtype.str, "fortran_order": False, "shape": (sum(map(len, chunks)),)}
+                np.lib.format.write_array_header_1_0(file, header)
+                for chunk in chunks:
+                    file.write(chunk.data)
                 file.flush()
                 os.fsync(file.fileno())
             files[path.name] = file_record(path)
+        shutil.rmtree(target, ignore_errors=True)
         os.rename(temporary, target)
         return {
             "name": name,
@@ -190,63 +255,6 @@ class ShardWriter:
             "documents": self.num_documents,
             "files": files,
         }
-
-
-def file_record(path: Path) -> dict:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"size": path.stat().st_size, "sha256": digest}
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Writes atomically: a reader sees the old file or the whole new one, also after a crash."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_manifest(directory: Path, manifest: dict) -> None:
-    """Completes a store; every file that the manifest names must already be there."""
-    write_json(directory / MANIFEST, {"format": FORMAT, "version": VERSION, **manifest})
-
-
-def read_manifest(directory: Path) -> dict:
-    """The manifest of a complete store; raises StoreError if there is none or it is not one."""
-    path = Path(directory) / MANIFEST
-    if not path.exists():
-        why = "the directory does not exist" if not Path(directory).exists() else f"it has no {MANIFEST}"
-        raise StoreError(f"{directory} is not a token store: {why}. Make one with `bert-jax prepare`, or let an interrupted one finish")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(f"{path} is not valid JSON ({error}); prepare the store again") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise StoreError(f"{path} is not the manifest of a token store: its format is not {FORMAT!r}")
-    if manifest.get("version") != VERSION:
-        raise StoreError(f"{path} has version {manifest.get('version')!r}; this program reads version {VERSION}: prepare the store again")
-    try:
-        names = [record["name"] for split in manifest["splits"].values() for record in split["shards"]]
-        tokenizer = manifest["tokenizer"]
-        _ = (tokenizer["hash"], tokenizer["vocab_size"], tokenizer["special"]["mask"], manifest["files"]["unigram_counts.npy"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path} lacks a field ({error!r}); prepare the store again") from None
-    for name in names:
-        if not _SHARD_NAME.fullmatch(name):
-            raise StoreError(f"{path} names a shard {name!r}; a shard is called like train/shard-00000")
-    return manifest
-
-
-def fingerprint(manifest: dict) -> str:
-    """16 hex digits over the tokenizer's hash and the shards' checksums in order."""
-    content = [manifest["tokenizer"]["hash"]]
-    for split in sorted(manifest["splits"]):
-        for record in manifest["splits"][split]["shards"]:
-            content.append([record["name"], [record["files"][f"{name}.npy"]["sha256"] for name in ARRAYS]])
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _offsets(counts: list[int]) -> np.ndarray:
@@ -266,16 +274,5 @@ def _check_sizes(directory: Path, folder: str, files: dict[str, dict]) -> None:
             )
 
 
-def _damage(directory: Path, manifest: dict) -> Iterator[tuple[str, str]]:
-    expected = dict(manifest["files"])
-    for split in manifest["splits"].values():
-        for record in split["shards"]:
-            expected |= {f"{record['name']}/{name}": value for name, value in record["files"].items()}
-    for name, record in expected.items():
-        path = directory / name
-        if not path.is_file():
-            yield name, "missing"
-        elif path.stat().st_size != record["size"]:
-            yield name, f"{path.stat().st_size} bytes instead of {record['size']}"
-        elif file_record(path)["sha256"] != record["sha256"]:
-            yield name, "its SHA-256 is not the manifest's"
+def _shard(directory: Path, record: dict) -> Shard:
+    return Shard(directory / record["name"], record["tokens"], record["sentences"], record["documents"])

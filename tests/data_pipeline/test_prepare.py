@@ -12,9 +12,10 @@ import numpy as np
 import psutil
 import pytest
 
-from data_pipeline import embedded, sentences, tokenizers, units
+from data_pipeline import embedded, groups, sentences, tokenizers, units
 from data_pipeline.corpus import Corpus, CorpusError
-from data_pipeline.prepare import _units, prepare
+from data_pipeline.output import open_output
+from data_pipeline.prepare import prepare
 from data_pipeline.store import StoreError, TokenStore
 
 ROOT = Path(__file__).parents[2]
@@ -122,12 +123,12 @@ def test_killed_prepare_continues_with_the_shards_it_has(whole, text, tokenizer_
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    finished = {path.name[5:10] for path in (output / "units").glob("unit-*.json")}
+    finished = {path.name[5:16] for path in (output / "units").glob("unit-*.json")}
     assert finished and not (output / "manifest.json").exists()
     with pytest.raises(StoreError, match="not a token store"):
         TokenStore(output)
     wait_for(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
-    before = {path: path.stat().st_ino for path in output.glob("*/shard-*/*.npy") if path.parent.name[-5:] in finished}
+    before = {path: path.stat().st_ino for path in output.glob("*/shard-*/*.npy") if path.parent.name[-11:] in finished}
 
     summary = make(text, tokenizer_dir, output)
     assert summary.units - summary.new_units >= len(finished)
@@ -139,7 +140,7 @@ def test_a_damaged_shard_of_an_interrupted_run_is_made_again(whole, text, tokeni
     output = tmp_path / "store"
     make(text, tokenizer_dir, output)
     _pretend_interrupted(output, text, tokenizer_dir)
-    (output / "train/shard-00001/tokens.npy").write_bytes(b"")
+    (output / "train/shard-00000-00001/tokens.npy").write_bytes(b"")
     assert make(text, tokenizer_dir, output).new_units == 1
     assert digests(output) == digests(whole[0])
 
@@ -147,10 +148,10 @@ def test_a_damaged_shard_of_an_interrupted_run_is_made_again(whole, text, tokeni
 def _pretend_interrupted(output, text, tokenizer_dir):
     """Brings a complete store back to the moment before its manifest was written."""
     (output / "manifest.json").unlink()
-    settings = units.UnitSettings(output, 0.1, "en")
-    tokenizer = tokenizers.load(tokenizer_dir)
-    for number, unit in enumerate(_units(Corpus(text), SIZE)):
-        units.write_unit(number, unit, tokenizer, settings)
+    corpus, tokenizer = Corpus(text), tokenizers.load(tokenizer_dir)
+    job = groups.Job(corpus, tokenizer.hash, SIZE, units.UnitSettings(open_output(output), 0.1, "en"))
+    for number, group in enumerate(groups.make_groups(corpus.sources, SIZE)):
+        groups.whole_group(number, group, (), job, tokenizer)
 
 
 def test_a_complete_store_is_left_as_it_is(whole, text, tokenizer_dir):
@@ -228,6 +229,16 @@ def test_a_documents_split_depends_on_nothing_else(documents, tokenizer_dir, tmp
     assert outcomes[0] == outcomes[1]
 
 
+def test_added_text_moves_no_document_between_the_splits(documents, tokenizer_dir, tmp_path):
+    (tmp_path / "a.txt").write_text("\n\n".join(documents[:150]))
+    make(tmp_path / "a.txt", tokenizer_dir, tmp_path / "before")
+    (tmp_path / "b.txt").write_text("\n\n".join(documents[150:]))
+    make([tmp_path / "b.txt", tmp_path / "a.txt"], tokenizer_dir, tmp_path / "after")
+    for split in ("train", "eval"):
+        before, after = (read(TokenStore(tmp_path / name, split)) for name in ("before", "after"))
+        assert before and after[-len(before) :] == before and len(after) > len(before)
+
+
 def test_holdout_share(documents):
     held = [units.is_held_out(f"{number} {document}", 0.25) for document in documents for number in range(20)]
     assert abs(np.mean(held) - 0.25) < 0.02
@@ -267,6 +278,12 @@ def test_bad_arguments(text, tokenizer_dir, tmp_path):
     for change in ({"holdout": 1.0}, {"holdout": -0.1}, {"shard_size": 0}, {"workers": 0}, {"documents": "page"}):
         with pytest.raises(ValueError, match=next(iter(change))):
             make(text, tokenizer_dir, tmp_path / "store", **change)
+    assert not (tmp_path / "store").exists()
+
+
+def test_more_shards_than_can_be_mapped_are_refused(text, tokenizer_dir, tmp_path):
+    with pytest.raises(StoreError, match="shard_size 1 gives about .* set --shard-size=1000000$"):
+        make(text, tokenizer_dir, tmp_path / "store", shard_size=1)
     assert not (tmp_path / "store").exists()
 
 
@@ -312,7 +329,7 @@ def test_a_failing_disk_is_an_os_error(text, tokenizer_dir, tmp_path, monkeypatc
         make(text, tokenizer_dir, tmp_path / "store")
     monkeypatch.undo()
     monkeypatch.setattr(units.store.ShardWriter, "write", full)
-    with pytest.raises(OSError, match="No space.* while writing shard 0 .* run the same command again"):
+    with pytest.raises(OSError, match="No space.* while writing shard 0-0 .* run the same command again"):
         make(text, tokenizer_dir, tmp_path / "store")
     monkeypatch.undo()
     make(text, tokenizer_dir, tmp_path / "store")
