@@ -27,6 +27,8 @@ FIELDS = {
     "mlm_targets": Field(("B", "K"), np.int32, "original ids at those positions; unused slots hold 0"),
     "mlm_weights": Field(("B", "K"), np.float32, "1.0 for used slots, 0.0 for unused"),
     "nsp_labels": Field(("B",), np.int32, "0: segment B follows A; 1: B is random", optional=True),
+    "sop_labels": Field(("B",), np.int32, "0: segments A and B are in order; 1: they are swapped", optional=True),
+    "source_ids": Field(("B",), np.int32, "which source of a mixture, for the metrics", optional=True, host_only=True),
     "example_ids": Field(("B",), np.int64, "global example id, for tracing", optional=True, host_only=True),
 }
 
@@ -61,9 +63,9 @@ def device_fields(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def zeros(batch_size: int, length: int, predictions: int, *, nsp: bool) -> dict[str, np.ndarray]:
     """A batch of the right shapes and dtypes, all zero: for shape inference and warm-up. NSP labels only if `nsp`."""
     sizes = {"B": batch_size, "L": length, "K": predictions}
-    skipped = {"position_ids"} | (set() if nsp else {"nsp_labels"})
+    wanted = {"example_ids"} | ({"nsp_labels"} if nsp else set())
     return {
         name: np.zeros([sizes[letter] for letter in field.shape], field.dtype)
         for name, field in FIELDS.items()
-        if name not in skipped
+        if not field.optional or name in wanted
     }

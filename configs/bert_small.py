@@ -13,13 +13,14 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.steps = 250_000
+    config.phases = []
     config.batch_size = 256
     config.accumulate = 1
     config.length = 128
     config.log_every = 100
     config.dropout_rng = "rbg"
-    config.data = dict(path="", sequences="segment_pairs", short_seq_prob=0.1, duplicates=10)
-    config.masking = dict(rate=0.15, predictions=20, mask_share=0.8, random_share=0.1)
+    config.data = dict(path="", weights=(), alpha=1.0, sequences="segment_pairs", short_seq_prob=0.1, duplicates=10)
+    config.masking = dict(choice="tokens", rate=0.15, end_rate=0.0, predictions=20, mask_share=0.8, random_share=0.1)
     config.model = dict(
         family="bert", vocab_size=30_522, hidden_size=512, num_layers=4, num_heads=8, intermediate_size=2048,
         max_positions=512, type_vocab_size=2, activation="gelu", norm_eps=1e-12, dropout=0.1, attention_dropout=0.1,
@@ -27,10 +28,10 @@ def get_config() -> ConfigDict:
     )
     config.compute = dict(dtype="bfloat16", remat="none", unroll=1)
     config.optimizer = dict(
-        name="adamw_bert", b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, clip_norm=1.0, exclude=("bias", "norm"),
+        name="adamw_bert", b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, clip_norm=1.0, exclude=("bias", "norm"), layer_decay=1.0,
     )
     config.schedule = dict(
-        peak=5e-4, warmup_steps=10_000, total_steps=config.get_ref("steps"), power=1.0, end=0.0, decay_from="warmup",
+        name="linear", peak=5e-4, warmup_steps=10_000, total_steps=0, end=0.0, decay_from="warmup",
     )
     config.eval = dict(every=10_000, sequences=10_240, batch_size=256)
     config.checkpoint = dict(every=5_000, keep=3)

@@ -14,13 +14,14 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.steps = 1_200
+    config.phases = []
     config.batch_size = 32
     config.accumulate = 1
     config.length = 64
     config.log_every = 40
     config.dropout_rng = "rbg"
-    config.data = dict(path="", sequences="segment_pairs", short_seq_prob=0.1, duplicates=5)
-    config.masking = dict(rate=0.3, predictions=19, mask_share=0.8, random_share=0.1)
+    config.data = dict(path="", weights=(), alpha=1.0, sequences="segment_pairs", short_seq_prob=0.1, duplicates=5)
+    config.masking = dict(choice="tokens", rate=0.3, end_rate=0.0, predictions=19, mask_share=0.8, random_share=0.1)
     config.model = dict(
         family="bert", vocab_size=0, hidden_size=128, num_layers=2, num_heads=2, intermediate_size=512,
         max_positions=128, type_vocab_size=2, activation="gelu_tanh", norm_eps=1e-12, dropout=0.0, attention_dropout=0.0,
@@ -28,10 +29,10 @@ def get_config() -> ConfigDict:
     )
     config.compute = dict(dtype="float32", remat="none", unroll=2)
     config.optimizer = dict(
-        name="adamw", b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.01, clip_norm=1.0, exclude=("bias", "norm"),
+        name="adamw", b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.01, clip_norm=1.0, exclude=("bias", "norm"), layer_decay=1.0,
     )
     config.schedule = dict(
-        peak=2e-3, warmup_steps=config.get_ref("steps") // 10, total_steps=config.get_ref("steps"), power=1.0, end=0.0,
+        name="linear", peak=2e-3, warmup_steps=config.get_ref("steps") // 10, total_steps=0, end=0.0,
         decay_from="warmup",
     )
     config.eval = dict(every=400, sequences=512, batch_size=32)

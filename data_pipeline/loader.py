@@ -106,7 +106,7 @@ class Loader:
         vocabularies = {store.manifest["tokenizer"]["hash"] for store in stores}
         if len(vocabularies) > 1:
             raise ValueError(f"the stores {', '.join(map(str, store_dirs))} were prepared with different tokenizers; prepare them with one")
-        self._masker = Masker(masking, length=length, vocab_size=stores[0].vocab_size, special=stores[0].special)
+        self._masker = Masker(masking, length=length, vocab_size=stores[0].vocab_size, special=stores[0].special, special_ids=stores[0].special_ids)
         self.masking, self.rate_steps = masking, rate_steps
         self.batch_size, self.length, self.predictions = batch_size, length, masking.predictions
         self.dynamic = dynamic

@@ -6,6 +6,7 @@ alike in any batch, on any host, by any worker. Which tokens are chosen is decid
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -65,18 +66,18 @@ class MaskingSpec:
 class Masker:
     """Masks batches for one vocabulary.
 
-    Args: `special` are the ids (pad, unk, cls, sep, mask) that are never chosen and never drawn. Raises ValueError if they do not fit the
-    vocabulary, or `spec.predictions` the length."""
+    Args: `special` are the ids of pad, unk, cls, sep and mask, `special_ids` further ones; none of them is ever chosen or drawn. Raises ValueError
+    if they do not fit the vocabulary, or `spec.predictions` the length."""
 
-    def __init__(self, spec: MaskingSpec, *, length: int, vocab_size: int, special: dict[str, int]):
+    def __init__(self, spec: MaskingSpec, *, length: int, vocab_size: int, special: dict[str, int], special_ids: Sequence[int] = ()):
         if spec.predictions > length:
             raise ValueError(f"masking.predictions={spec.predictions} is more than the length {length}; {spec.rate} x length is enough")
-        for name, number in special.items():
+        for name, number in [*special.items(), *((f"{number}", number) for number in special_ids)]:
             if not 0 <= number < vocab_size:
                 raise ValueError(f"the special token {name!r} has the id {number}, outside the vocabulary of {vocab_size}")
         self.spec, self.length, self.mask_id, self.unknown_id = spec, length, special["mask"], special["unk"]
         self._is_special = np.zeros(vocab_size, bool)
-        self._is_special[list(special.values())] = True
+        self._is_special[[*special.values(), *special_ids]] = True
         self._replacements = np.flatnonzero(~self._is_special).astype(np.int32)
         if not len(self._replacements):
             raise ValueError(f"all {vocab_size} tokens of the vocabulary are special; nothing can be masked")

@@ -1,6 +1,7 @@
 """The one config system: ml_collections files, `--config.FIELD=VALUE` overrides, and a table of every field with its type and meaning.
 
-A config must hold exactly the fields of `FIELDS` (the `model` section: those of its family). The resolved config is plain JSON in the workdir.
+A config must hold exactly the fields of `FIELDS` (the `model` section: those of its family; `schedule` and `optimizer`: those of
+their name). The resolved config is plain JSON in the workdir.
 """
 
 import ast
@@ -8,10 +9,13 @@ import difflib
 import importlib.util
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from bert_jax.training.named_fields import OPTIMIZERS, SCHEDULES
 
 
 class ConfigError(ValueError):
@@ -20,36 +24,47 @@ class ConfigError(ValueError):
 
 FIELDS: dict[str, tuple[type, str]] = {
     "seed": (int, "of initialisation, data order, masking and dropout"),
-    "steps": (int, "optimizer updates in the whole run"),
+    "steps": (int, "optimizer updates in the whole run; 0 with phases, whose steps add up"),
+    "phases": (list, "stretches of the run, each a dict of the fields that it changes; empty: one. See docs/training.md"),
     "batch_size": (int, "sequences per update, over all devices"),
     "accumulate": (int, "micro-batches per update; changes memory, not results"),
     "length": (int, "tokens per sequence, special tokens included"),
     "log_every": (int, "steps between log lines"),
     "dropout_rng": (str, "JAX random generator of dropout: threefry2x32 or rbg"),
-    "data.path": (str, "a token store (bert-jax prepare) or recorded batches (bert-jax record)"),
-    "data.sequences": (str, "segment_pairs (BERT) or full_sentences (RoBERTa)"),
+    "data.path": (str, "a token store (bert-jax prepare), several parted by commas (a mixture), or recorded batches (bert-jax record)"),
+    "data.weights": (tuple, "of the stores of a mixture, such as 0.7,0.3; empty: by data.alpha"),
+    "data.alpha": (float, "stores are sampled by tokens^alpha: 1 by size, 0.7 as multilingual BERT, 0.3 as XLM-R"),
+    "data.sequences": (str, "segment_pairs (BERT), sentence_order (ALBERT), full_sentences (RoBERTa), document_sentences or packed_documents"),
     "data.short_seq_prob": (float, "share of segment pairs with a random shorter target length"),
     "data.duplicates": (int, "passes over the corpus with different pairs before they repeat (BERT's dupe_factor)"),
+    "masking.choice": (str, "tokens, whole_words, ngrams:3 (ALBERT, DeBERTa) or spans:0.2:10 (SpanBERT)"),
     "masking.rate": (float, "share of tokens to predict"),
+    "masking.end_rate": (float, "to which the rate goes linearly over the run's steps; 0: the rate stays"),
     "masking.predictions": (int, "prediction slots per sequence, at least rate x length"),
     "masking.mask_share": (float, "share of chosen tokens replaced by [MASK]"),
     "masking.random_share": (float, "share of chosen tokens replaced by a random token; the rest stays"),
     "compute.dtype": (str, "of activations: float32 or bfloat16; parameters stay float32"),
     "compute.remat": (str, "recomputed in the backward pass: none, dots (all but matmuls) or full"),
     "compute.unroll": (int, "layers per iteration of the layer scan"),
-    "optimizer.name": (str, "adamw, adamw_bert, lamb_v1 or lamb_nvidia"),
+    "optimizer.name": (str, ", ".join(OPTIMIZERS)),
     "optimizer.b1": (float, "decay of the first moment"),
     "optimizer.b2": (float, "decay of the second moment"),
     "optimizer.eps": (float, "added to the root of the second moment"),
+    "optimizer.momentum": (float, "of muon's matrices"),
+    "optimizer.decay_exponent": (float, "adafactor's second moment decays with 1 - step^-decay_exponent"),
     "optimizer.weight_decay": (float, "decoupled, times the learning rate"),
     "optimizer.clip_norm": (float, "largest global gradient norm; 0 turns clipping off"),
     "optimizer.exclude": (tuple, "parts of parameter paths without decay and trust ratio"),
+    "optimizer.layer_decay": (float, "the learning rate's factor per layer away from the heads; 1 is none"),
+    "schedule.name": (str, ", ".join(SCHEDULES)),
     "schedule.peak": (float, "learning rate at the end of the warmup"),
     "schedule.warmup_steps": (int, "steps of linear warmup"),
-    "schedule.total_steps": (int, "steps at which the decay reaches its end"),
-    "schedule.power": (float, "of the polynomial decay; 1 is linear"),
+    "schedule.total_steps": (int, "steps at which the decay reaches its end; 0: the phase's steps"),
     "schedule.end": (float, "learning rate at the end"),
-    "schedule.decay_from": (str, "warmup (Hugging Face) or start (google-research/bert)"),
+    "schedule.decay_from": (str, "of linear and polynomial: warmup (Hugging Face) or start (google-research/bert)"),
+    "schedule.power": (float, "of polynomial"),
+    "schedule.decay_steps": (int, "of wsd: the last steps of total_steps, in which the rate falls"),
+    "schedule.start": (float, "of triangle: learning rate at step 0"),
     "eval.every": (int, "steps between evaluations; 0: only at the end"),
     "eval.sequences": (int, "held-out sequences, the same every time"),
     "eval.batch_size": (int, "sequences per evaluation batch, over all devices"),
@@ -74,10 +89,19 @@ MODEL_FIELDS: dict[str, tuple[type, str]] = {
     "model.dropout": (float, "after embeddings, attention output and MLP"),
     "model.attention_dropout": (float, "on attention probabilities"),
     "model.initializer_range": (float, "standard deviation of the truncated normal"),
-    "model.nsp": (bool, "a next-sentence head beside the MLM head"),
+    "model.nsp": (bool, "a sentence-pair head beside the MLM head: next sentence, or sentence order with data.sequences=sentence_order"),
 }
 
+# Fields of a phase alone, and those that a phase may change.
+PHASE_FIELDS: dict[str, tuple[type, str]] = {
+    "name": (str, "of the phase, for logs and the report"),
+    "opt_state": (str, "of the optimizer at the phase's start: keep, restart (moments kept, step count 0) or reset"),
+}
+CHANGES_WITH_PHASE = ("steps", "batch_size", "accumulate", "length", "data.", "masking.", "schedule.", "compute.")
+
 ALL_FIELDS = FIELDS | MODEL_FIELDS
+# Sections whose `name` decides which of their fields a config states: section -> name -> fields.
+NAMED_SECTIONS = {"schedule": SCHEDULES, "optimizer": OPTIMIZERS}
 # What a run may change between its stops without becoming another run.
 FREE_TO_CHANGE = ("log_every", "eval.", "checkpoint.", "mesh.", "data.path")
 
@@ -92,19 +116,56 @@ def load(path: str, overrides: list[str]) -> dict[str, Any]:
         field = field.removeprefix("config.")
         if not separator:
             raise ConfigError(f"--{override}: write --config.FIELD=VALUE")
-        _known(field)
-        node = config
+        value = parse(field, text)
         *sections, name = field.split(".")
+        if sections[:1] == ["phases"]:
+            set_in_phase(config.phases, field, value)
+            continue
+        node = config
         for section in sections:
             node = node[section]
         with node.ignore_type():  # checked here, with better words
-            node[name] = parse(field, text)
-    return config.to_dict()
+            node[name] = value
+    resolved = config.to_dict()
+    overridden = {override.partition("=")[0].removeprefix("config.") for override in overrides}
+    for section in NAMED_SECTIONS:
+        if f"{section}.name" in overridden:
+            stated = {field.partition(".")[2] for field in overridden if field.startswith(f"{section}.")}
+            resolved[section] = drop_unused(section, resolved[section], stated)
+    _check_fields(_flatten(resolved), path)
+    return resolved
+
+
+def drop_unused(section: str, values: dict[str, Any], stated: Iterable[str]) -> dict[str, Any]:
+    """The values of a named section whose name was changed: without what only the old name uses, but with the fields in `stated`."""
+    return {name: value for name, value in values.items() if name in stated or not _unused(f"{section}.{name}", values["name"])}
+
+
+def _unused(field: str, chosen: str) -> str | None:
+    """Why the field has no use where its section's name is `chosen`; None if it has. ConfigError if there is no such name."""
+    section, _, name = field.partition(".")
+    names = NAMED_SECTIONS[section]
+    if chosen not in names:
+        raise ConfigError(f"{section}.name is {chosen!r}; known: {', '.join(names)}")
+    return None if name in ("name", *names[chosen]) else f"{section}.name={chosen} takes {', '.join(names[chosen])}"
+
+
+def set_in_phase(phases: list[dict], field: str, value: Any) -> None:
+    """Sets "phases.NUMBER.FIELD" of a config's list of phases."""
+    _, number, *sections, name = field.split(".")
+    if int(number) >= len(phases):
+        raise ConfigError(f"--config.{field}: the config has {len(phases)} phases" + (f", 0 to {len(phases) - 1}" if phases else ""))
+    node = phases[int(number)]
+    for section in sections:
+        node = node.setdefault(section, {})
+    node[name] = value
 
 
 def parse(field: str, text: str) -> Any:
     """The value of a field from the command line, of the field's type."""
-    kind = ALL_FIELDS[field][0]
+    kind, meaning = _known(field)
+    if kind is list:
+        raise ConfigError(f"--config.{field}: change a phase's field instead, such as --config.phases.0.steps=1000, or write a config file")
     try:
         if kind is str:
             return text
@@ -120,12 +181,20 @@ def parse(field: str, text: str) -> Any:
         return value
     except (ValueError, SyntaxError, KeyError):
         example = {int: "12", float: "0.01", bool: "true", tuple: "bias,norm"}[kind]
-        raise ConfigError(f"--config.{field}={text}: expected {kind.__name__}, such as {example} ({ALL_FIELDS[field][1]})") from None
+        raise ConfigError(f"--config.{field}={text}: expected {kind.__name__}, such as {example} ({meaning})") from None
 
 
-def _known(field: str) -> None:
+def _known(field: str) -> tuple[type, str]:
+    """The type and meaning of a field, "phases.NUMBER.FIELD" included; ConfigError if there is no such field."""
     if field in ALL_FIELDS:
-        return
+        return ALL_FIELDS[field]
+    phase, number, inner = field.partition(".")[0], *(field.split(".", 2)[1:] + ["", ""])[:2]
+    if phase == "phases" and number.isdecimal() and inner:
+        if inner in PHASE_FIELDS:
+            return PHASE_FIELDS[inner]
+        if inner.startswith(CHANGES_WITH_PHASE):
+            return _known(inner)
+        raise ConfigError(f"{field}: a phase has {', '.join(PHASE_FIELDS)} and may change {', '.join(CHANGES_WITH_PHASE)}, but not {inner!r}")
     near = difflib.get_close_matches(field, ALL_FIELDS, n=3, cutoff=0.5)
     last = [name for name in ALL_FIELDS if name.split(".")[-1] == field.split(".")[-1] and name not in near]
     hint = f"; did you mean {' or '.join(near + last)}?" if near + last else ""
@@ -135,14 +204,19 @@ def _known(field: str) -> None:
 def _check_fields(flat: dict[str, Any], path: str) -> None:
     try:
         for field, value in flat.items():
-            _known(field)
-            kind = ALL_FIELDS[field][0]
-            fits = isinstance(value, (list, tuple)) if kind is tuple else type(value) is kind or (kind is float and type(value) is int)
+            kind, meaning = _known(field)
+            fits = isinstance(value, (list, tuple)) if kind in (tuple, list) else type(value) is kind or (kind is float and type(value) is int)
             if not fits:
-                raise ConfigError(f"{field} is {value!r}; expected {kind.__name__} ({ALL_FIELDS[field][1]})")
-        missing = [field for field in ALL_FIELDS if field not in flat]
+                raise ConfigError(f"{field} is {value!r}; expected {kind.__name__} ({meaning})")
+        missing = [field for field in ALL_FIELDS if field not in flat and not (field == "phases" and any(name.startswith("phases.") for name in flat))]
+        for field in ALL_FIELDS:
+            section = field.partition(".")[0]
+            if section in NAMED_SECTIONS and f"{section}.name" in flat and (reason := _unused(field, flat[f"{section}.name"])):
+                if field in flat:
+                    raise ConfigError(f"{field} is set, but {reason}; take it out")
+                missing.remove(field)
         if missing:
-            raise ConfigError(f"lacks {', '.join(missing)}; configs/bert_base.py shows every field")
+            raise ConfigError(f"lacks {', '.join(missing)} ({ALL_FIELDS[missing[0]][1]}); `bert-jax pretrain --help` lists all fields")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -152,6 +226,8 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in config.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{name}.")
+        elif name == "phases" and value and all(isinstance(phase, dict) for phase in value):
+            flat |= _flatten({str(number): phase for number, phase in enumerate(value)}, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

@@ -1,4 +1,4 @@
-"""`bert-jax record`: a config's batches, masked once and written as plain numpy files."""
+"""`bert-jax record`: a config's batches, masked once and written as plain numpy files. Needs no TensorFlow."""
 
 from pathlib import Path
 
@@ -6,20 +6,26 @@ from tqdm import tqdm
 
 from bert_jax import recorded
 from launch.config import ConfigError
-from launch.run import check_nsp, make_source, open_data, resolve_vocabulary
+from launch.data import make_source, open_data, pair_objective, resolve_vocabulary
 
 
-def record(config: dict, output: Path, *, batches: int) -> None:
+def record(config: dict, output: Path, *, batches: int | None = None, epochs: int | None = None) -> None:
+    """Records the first `batches`, or as many as hold every sequence in `epochs` different orders and masks: classic static masking."""
     data = open_data(config)
     if data.recorded:
-        raise ConfigError(f"{data.path} already holds recorded batches; record from a token store")
+        raise ConfigError(f"{data} already holds recorded batches; record from a token store")
     config = resolve_vocabulary(config, data)
-    check_nsp(config)
+    pair_objective(config)
     source = make_source(config, data, None)
-    stream = tqdm(source.batches(0, batches), total=batches, unit="batch", disable=None)
+    if epochs is not None:
+        batches = -(-epochs * source.num_sequences // config["batch_size"])
+    if batches < 1:
+        raise ConfigError(f"there is nothing to record in {batches} batches; give --batches or --epochs of at least 1")
+    stream = tqdm(map(source.batch, range(batches)), total=batches, unit="batch", disable=None)
     description = {
         "vocab_size": data.vocab_size, "tokenizer_hash": data.tokenizer_hash, "store_fingerprint": data.fingerprint, "seed": config["seed"],
-        "data": config["data"] | {"path": data.path.name}, "masking": config["masking"],
+        "data": config["data"] | {"path": ",".join(path.name for path in data.paths)}, "masking": config["masking"],
+        "source_names": source.source_names,
     }
     recorded.write(output, stream, description, data.tokenizer_dir)
     print(f"{batches} batches of {config['batch_size']} x {config['length']} in {output}")

@@ -23,6 +23,7 @@ from launch.run_log import Log, last, number, read_log, series
 
 SAMPLES = 16
 TABLE_ROWS = 20
+SOURCES_SHOWN = 12
 MASK = re.compile(r"\[MASK\]|<mask>")
 
 
@@ -203,7 +204,7 @@ def _cards(log: Log) -> list[dict[str, str | None]]:
         ("Training loss", _figure(smooth(losses, [len(losses) - 1])[0]) if len(losses) else None, first(log.train, "loss")),
         ("Held-out masked accuracy", _percent(last(log.eval, "mlm_accuracy")), f"most frequent token {unigram}" if unigram else none),
         ("Held-out perplexity", _figure(last(log.eval, "perplexity")), first(log.eval, "perplexity") or none),
-        ("Next-sentence accuracy", _percent(last(log.eval, "nsp_accuracy")), chance),
+        ("Held-out loss", _figure(last(log.eval, "loss")), first(log.eval, "loss") or none),
         ("Median sequences per second", _figure(median("sequences_per_second")), " · ".join(speed)),
         (
             "Training time",
@@ -212,9 +213,25 @@ def _cards(log: Log) -> list[dict[str, str | None]]:
         ),
         ("Resumes", str(len(resumes)), f"{'last ' * (len(resumes) > 1)}at step {resumes[-1]:,}" if resumes else "never interrupted"),
     ]
-    if not any("nsp_accuracy" in record for record in [*log.train[:1], *log.eval[:1]]):
-        cards[4] = ("Held-out loss", _figure(last(log.eval, "loss")), first(log.eval, "loss") or none)
+    for name, label in (("nsp_accuracy", "Next-sentence accuracy"), ("sop_accuracy", "Sentence-order accuracy")):
+        if any(name in record for record in [*log.train[:1], *log.eval[:1]]):
+            cards[4] = (label, _percent(last(log.eval, name)), chance)
+    counts = source_counts(log.train)
+    if counts:
+        total = max(1, sum(counts.values()))
+        shares = [f"{name} {_percent(count / total)}" for name, count in counts.items()]
+        cards.append(("Sources", f"{len(counts)}", "of the sequences: " + " · ".join(part.replace(" ", "\u00a0") for part in shares[:SOURCES_SHOWN])))
     return [{"label": label, "value": value, "note": note} for label, value, note in cards]
+
+
+def source_counts(records: list[dict]) -> dict[str, int]:
+    """Sequences from each source of a mixture, over the whole log, most first."""
+    counts: dict[str, int] = {}
+    for record in records:
+        for name, value in record.items():
+            if name.startswith("sequences/"):
+                counts[name.removeprefix("sequences/")] = counts.get(name.removeprefix("sequences/"), 0) + int(value)
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def _evaluation_rows(records: list[dict]) -> list[list[str]]:

@@ -25,26 +25,35 @@ log = logging.getLogger("bert_jax")
 
 
 class BatchSource(Protocol):
-    """A pure function of the step: what `data_pipeline.loader.Loader` and `bert_jax.recorded.RecordedBatches` are."""
+    """A pure function of the step: what `data_pipeline.loader.Loader` and `bert_jax.recorded.RecordedBatches` are.
+
+    source_names: of the sources of a mixture, which `source_ids` in the batches number; empty where there is one source.
+    """
+
+    source_names: tuple[str, ...]
 
     def batches(self, start_step: int, stop_step: int | None = None): ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Cadence:
-    """Steps between log lines, evaluations and checkpoints; 0 turns evaluations or checkpoints off, but for the last step's."""
+    """Steps `first` to `last` of a run of `steps`, and the steps between log lines, evaluations and checkpoints.
 
+    0 turns evaluations or checkpoints off, but for those of the last step."""
+
+    first: int
+    last: int
     steps: int
     log_every: int
     eval_every: int
     checkpoint_every: int
 
     def __post_init__(self):
-        if self.steps < 1 or self.log_every < 1:
-            raise ValueError(f"steps is {self.steps} and log_every is {self.log_every}; both must be at least 1")
+        if not 0 <= self.first < self.last <= self.steps or self.log_every < 1:
+            raise ValueError(f"steps {self.first} to {self.last} of {self.steps}, log_every {self.log_every}: there must be a step, and log_every be at least 1")
 
     def due(self, every: int, step: int) -> bool:
-        return step == self.steps or (every > 0 and step % every == 0)
+        return step == self.last or (every > 0 and step % every == 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,18 +101,18 @@ def fit(
     key: jax.Array,
     expected_first_loss: float | None = None,
 ) -> tuple[TrainState, bool]:
-    """Trains from `state.step` to `cadence.steps`; returns (state, finished). finished is False after SIGTERM or SIGINT, with the state saved.
+    """Trains from `state.step` to `cadence.last`; returns (state, finished). finished is False after SIGTERM or SIGINT, with the state saved.
 
-    expected_first_loss: ln V for a run from scratch; the first step's MLM loss is compared with it, and a warning says so when it is off.
+    The source counts its steps from `cadence.first` on. expected_first_loss: ln V for a run from scratch; the first step's MLM loss is compared with it, and a warning says so when it is off.
     FloatingPointError when the loss or the gradients stop being finite; such a state is never saved.
     """
     start = int(state.step)
-    progress = Progress(start, cadence.steps, hardware)
-    iterator = iter(source.batches(start, cadence.steps))
+    progress = Progress(start, cadence.steps, hardware, source.source_names)
+    iterator = iter(source.batches(start - cadence.first, cadence.last - cadence.first))
     window: list[dict] = []
 
     with StopRequest() as stop, progress:
-        for step in range(start + 1, cadence.steps + 1):
+        for step in range(start + 1, cadence.last + 1):
             with progress.waiting_for_input():
                 batch = next(iterator)
             if step == start + 1:
@@ -126,7 +135,7 @@ def fit(
                 if not all(math.isfinite(value) for value in values.values()):
                     run_log.event(step, "stopped", "loss or gradients not finite")
                     raise FloatingPointError(non_finite_message(step, values))
-            if due_log or step == cadence.steps:
+            if due_log or step == cadence.last:
                 values |= progress.rates()
                 run_log.write("train", step, values)
                 progress.show(step, values)
@@ -151,8 +160,9 @@ def fit(
 class Progress:
     """Speed, and what a person sees: a bar on a terminal, plain lines elsewhere. Evaluations and saves are left out of the rates."""
 
-    def __init__(self, start: int, steps: int, hardware: Hardware):
+    def __init__(self, start: int, steps: int, hardware: Hardware, source_names: tuple[str, ...]):
         self.hardware = hardware
+        self.source_names = source_names
         layout = "{percentage:3.0f}%|{bar:14}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
         self.bar = tqdm(total=steps, initial=start, dynamic_ncols=True, smoothing=0.1, disable=None, bar_format=layout)
         self.steps = steps
@@ -161,6 +171,7 @@ class Progress:
     def _reset(self) -> None:
         self.began, self.waited, self.idle = time.monotonic(), 0.0, 0.0
         self.sequences = self.tokens = 0
+        self.by_source = np.zeros(len(self.source_names), np.int64)
 
     def __enter__(self):
         self._reset()
@@ -184,10 +195,12 @@ class Progress:
     def count(self, batch: dict[str, np.ndarray]) -> None:
         self.sequences += len(batch["input_ids"])
         self.tokens += int(np.count_nonzero(batch["segment_ids"]))
+        if self.source_names:
+            self.by_source += np.bincount(batch["source_ids"], minlength=len(self.source_names))
         self.bar.update()
 
     def rates(self) -> dict[str, float]:
-        """Rates since the last call, over all processes."""
+        """Rates since the last call, over all processes, and the sequences of each source (this process's)."""
         seconds = max(time.monotonic() - self.began - self.idle, 1e-9)
         processes = jax.process_count()
         values = {
@@ -197,13 +210,13 @@ class Progress:
         }
         if self.hardware.peak_flops:
             values["mfu"] = values["sequences_per_second"] * self.hardware.flops_per_sequence / self.hardware.peak_flops
+        values |= {f"sequences/{name}": int(count) for name, count in zip(self.source_names, self.by_source)}
         self._reset()
         return values
 
     def show(self, step: int, values: dict[str, float]) -> None:
         parts = [f"loss {values['loss']:.3f}", f"mlm acc {values['mlm_accuracy']:.1%}"]
-        if "nsp_accuracy" in values:
-            parts.append(f"nsp acc {values['nsp_accuracy']:.1%}")
+        parts += [f"{pairs} acc {values[f'{pairs}_accuracy']:.1%}" for pairs in ("nsp", "sop") if f"{pairs}_accuracy" in values]
         parts += [f"{values['sequences_per_second']:,.0f} seq/s", f"{values['tokens_per_second']:,.0f} tok/s"]
         if "mfu" in values:
             parts.append(f"MFU {values['mfu']:.1%}")
@@ -233,7 +246,8 @@ def evaluation_line(step: int, values: dict[str, float]) -> str:
     line = f"step {step:>7,}  held-out: MLM loss {values['mlm_loss']:.3f}  perplexity {values['perplexity']:.2f}  masked accuracy {values['mlm_accuracy']:.1%}"
     if "unigram_accuracy" in values:
         line += f" (unigram baseline {values['unigram_accuracy']:.1%})"
-    return line + (f"  NSP accuracy {values['nsp_accuracy']:.1%}" if "nsp_accuracy" in values else "")
+    pairs = [f"  {pairs.upper()} accuracy {values[f'{pairs}_accuracy']:.1%}" for pairs in ("nsp", "sop") if f"{pairs}_accuracy" in values]
+    return line + "".join(pairs)
 
 
 def compare_first_loss(metrics: dict[str, tuple], expected: float, progress: Progress) -> None:

@@ -15,14 +15,22 @@ from bert_jax.model.spec import Compute
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLm:
-    """Masked language modelling and, if `nsp`, next-sentence prediction; their mean losses are added (Devlin et al. 2018, appendix A.2)."""
+    """Masked language modelling and, if `pairs` names one, a loss on the order of the two segments; their mean losses are added.
 
-    nsp: bool
+    pairs: "nsp", next-sentence prediction (Devlin et al. 2018, appendix A.2), "sop", sentence-order prediction (Lan et al. 2019, section 3.1), or
+    None. Both are read off the model's pair head; labels come from the batch field `nsp_labels` or `sop_labels`.
+    """
+
+    pairs: str | None
+
+    def __post_init__(self):
+        if self.pairs not in (None, "nsp", "sop"):
+            raise ValueError(f"MaskedLm.pairs is {self.pairs!r}; known: nsp, sop, None")
 
     def weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Float32 scalars: the number of terms in each loss."""
         weights = {"mlm": batch["mlm_weights"].sum()}
-        return weights | {"nsp": jnp.float32(batch["nsp_labels"].shape[0])} if self.nsp else weights
+        return weights | {self.pairs: jnp.float32(batch[f"{self.pairs}_labels"].shape[0])} if self.pairs else weights
 
     def sums(
         self, model: PretrainingModel, batch: dict[str, jax.Array], *, key: jax.Array | None, compute: Compute
@@ -33,10 +41,10 @@ class MaskedLm:
         weights, targets = batch["mlm_weights"], batch["mlm_targets"]
         losses["mlm"] = (cross_entropy(logits["mlm"], targets) * weights).sum()
         right["mlm"] = ((logits["mlm"].argmax(-1) == targets) * weights).sum()
-        if self.nsp:
-            labels = batch["nsp_labels"]
-            losses["nsp"] = cross_entropy(logits["nsp"], labels).sum()
-            right["nsp"] = (logits["nsp"].argmax(-1) == labels).sum().astype(jnp.float32)
+        if self.pairs:
+            labels = batch[f"{self.pairs}_labels"]
+            losses[self.pairs] = cross_entropy(logits["nsp"], labels).sum()
+            right[self.pairs] = (logits["nsp"].argmax(-1) == labels).sum().astype(jnp.float32)
         return losses, right
 
 

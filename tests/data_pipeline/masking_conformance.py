@@ -19,7 +19,7 @@ def gather(store: TokenStore, length: int = 128, kind: str = "segment_pairs", mo
 def apply(rows: Rows, spec: MaskingSpec, store: TokenStore, seed: int = 0, picked: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Masks the `picked` rows, by default all."""
     picked = np.arange(len(rows.input_ids)) if picked is None else picked
-    masker = Masker(spec, length=rows.input_ids.shape[1], vocab_size=store.vocab_size, special=store.special)
+    masker = Masker(spec, length=rows.input_ids.shape[1], vocab_size=store.vocab_size, special=store.special, special_ids=store.special_ids)
     return masker(rows.input_ids[picked], rows.segment_ids[picked], order.fold(order.make_key(seed), picked), rows.word_starts[picked])
 
 
@@ -34,7 +34,7 @@ def chosen_table(output: dict[str, np.ndarray]) -> np.ndarray:
 def words_of(input_ids: np.ndarray, segment_ids: np.ndarray, word_starts: np.ndarray, special: dict[str, int]) -> list[Word]:
     """One row's words that may be chosen, token by token."""
     words: list[Word] = []
-    ending = [special[name] for name in ("pad", "cls", "sep", "mask")]
+    ending = [special[name] for name in ("pad", "cls", "sep", "mask")]  # other special ids do not occur in text
     begins = True
     for position, token in enumerate(input_ids.tolist()):
         if not segment_ids[position] or token in ending:
@@ -69,7 +69,7 @@ def check_masking(store: TokenStore, spec: MaskingSpec, *, length: int = 128, ki
     """Asserts every property of a choice on a store's rows."""
     rows = gather(store, length, kind)
     output = apply(rows, spec, store)
-    special = list(store.special.values())
+    special = store.special_ids
     chosen = chosen_table(output)
     check_slots(rows, output, spec)
     assert not np.isin(rows.input_ids[chosen], special).any() and not (chosen & (rows.segment_ids == 0)).any()
