@@ -195,7 +195,7 @@ def make_source(config: dict[str, Any], data: Data, mesh: Mesh | None, *, split:
     from data_pipeline.loader import Loader
     from data_pipeline.masking import MaskingSpec
 
-    settings = dict(config["masking"])
+    cut, settings = sequence_settings(config, split), dict(config["masking"])
     end_rate = settings.pop("end_rate") or settings["rate"]
     rates = {"end_rate": end_rate} if training else {"rate": end_rate}
     paths, shares = data.paths, data.shares
@@ -206,13 +206,22 @@ def make_source(config: dict[str, Any], data: Data, mesh: Mesh | None, *, split:
         shares=tuple((shares / shares.sum()).tolist()),
         split=split,
         batch_size=batch_size,
-        length=config["length"],
-        sequences=config["data"]["sequences"],
-        short_seq_prob=config["data"]["short_seq_prob"],
-        duplicates=config["data"]["duplicates"] if training and config["data"]["sequences"] in PAIR_OBJECTIVES else 1,
+        sequences=cut.pop("kind"),
+        **cut,
         masking=MaskingSpec(**settings | rates),
         rate_steps=config["steps"],
-        seed=config["seed"],
         dynamic=training,
         rows=rows,
     )
+
+
+def sequence_settings(config: dict[str, Any], split: str = "train") -> dict[str, Any]:
+    """How a config cuts a store into sequences: settings of `packing.Sequences`."""
+    data = config["data"]
+    return {
+        "kind": data["sequences"],
+        "length": config["length"],
+        "short_seq_prob": data["short_seq_prob"],
+        "duplicates": data["duplicates"] if split == "train" and data["sequences"] in PAIR_OBJECTIVES else 1,
+        "seed": config["seed"],
+    }

@@ -10,7 +10,7 @@ from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.state import make_blueprint
 from launch.batch_view import BatchView, view_source, view_stores, word_starts_by_token, word_starts_of
 from launch.config import ConfigError, read_run_config
-from launch.data import PAIR_OBJECTIVES, check_alike, data_paths, make_source, open_data
+from launch.data import check_alike, data_paths, make_source, open_data, sequence_settings
 from launch.decoded_rows import printable
 from launch.inspect_page import write_page
 from launch.inspect_text import make_console, print_facts, print_view
@@ -140,15 +140,6 @@ def inspect_workdir(path: Path, look: Look) -> None:
         print(f"\nbatch of step {look.step:,}, as {phase} sees it:\n")
         facts = [] if data.recorded else [read_facts(place) for place in data.paths]
         show_view(view, look, f"Batches of the run {path.resolve().name}", facts)
-
-
-def sequence_settings(config: dict) -> dict:
-    """Of `packing.Sequences`, as `make_source` has them for training."""
-    data = config["data"]
-    return {
-        "kind": data["sequences"], "length": config["length"], "short_seq_prob": data["short_seq_prob"], "seed": config["seed"],
-        "duplicates": data["duplicates"] if data["sequences"] in PAIR_OBJECTIVES else 1,
-    }
 
 
 def view_of_run(config: dict, source, tokenizer, word_starts, *, rate: float, rows: int, step: int) -> BatchView:
