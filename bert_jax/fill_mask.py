@@ -1,34 +1,45 @@
-"""Top predictions for [MASK] in sentences: ids in, tokens and probabilities out."""
+"""Top predictions for the masks in sentences: text in, tokens and probabilities out."""
 
 import dataclasses
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tokenizers import Tokenizer
 
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.training.state import Blueprint
 
 BUCKET = 32  # lengths are padded to multiples of this, so that few shapes are compiled
+BERT_MASK = "[MASK]"  # understood by every model, unless the text holds the model's own mask token
+
+
+class TextTokenizer(Protocol):
+    """What is asked of a tokenizer, as `data_pipeline.tokenizers.Tokenizer` has it. special: ids of pad, unk, cls, sep and mask."""
+
+    special: dict[str, int]
+    mask_token: str
+
+    def encode(self, text: str, *, continues: bool = False) -> np.ndarray: ...
+
+    def surface(self, token: int) -> tuple[str, bool]: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
+    """token: its text; "##" in front of letters that continue the word before them."""
+
     token: str
     id: int
     probability: float
 
 
 class FillMask:
-    """A model with its tokenizer. params: the nested dict of the blueprint's arrays.
+    """A model with its tokenizer. params: the nested dict of the blueprint's arrays."""
 
-    tokenizer: with [CLS], [SEP], [PAD] and [MASK], as `bert-jax tokenizer` and Hugging Face BERT directories have it.
-    """
-
-    def __init__(self, blueprint: Blueprint, params: dict, tokenizer: Tokenizer):
+    def __init__(self, blueprint: Blueprint, params: dict, tokenizer: TextTokenizer):
         self.blueprint, self.params, self.tokenizer = blueprint, params, tokenizer
-        self.cls, self.sep, self.pad, self.mask = (tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]", "[PAD]", "[MASK]"))
+        self.cls, self.sep, self.pad, self.mask = (tokenizer.special[name] for name in ("cls", "sep", "pad", "mask"))
         self._probabilities = jax.jit(self._forward)
 
     def _forward(self, params: dict, batch: dict[str, jax.Array]) -> jax.Array:
@@ -38,7 +49,8 @@ class FillMask:
     def __call__(self, texts: list[str], *, top_k: int = 5) -> list[list[list[Prediction]]]:
         """For each text, for each of its masks, the `top_k` most probable tokens, best first.
 
-        ValueError for a text without [MASK], or one longer than the model's positions.
+        A mask is written as the tokenizer's mask token, or as [MASK] in a text without that. ValueError for a text without a mask, or one
+        longer than the model's positions.
         """
         rows = [self._encode(text) for text in texts]
         longest = max(len(row) for row in rows)
@@ -60,22 +72,28 @@ class FillMask:
         probabilities, ids = np.asarray(probabilities), np.asarray(ids)
         return [
             [
-                [Prediction(self.tokenizer.id_to_token(int(i)), int(i), float(p)) for i, p in zip(ids[row, slot], probabilities[row, slot])]
+                [Prediction(self._shown(int(i)), int(i), float(p)) for i, p in zip(ids[row, slot], probabilities[row, slot])]
                 for slot in range(rows[row].count(self.mask))
             ]
             for row in range(len(rows))
         ]
 
     def _encode(self, text: str) -> list[int]:
-        if "[MASK]" not in text:
-            raise ValueError(f'no [MASK] in {text!r}; write for instance "The capital of France is [MASK]."')
+        own = self.tokenizer.mask_token
+        mask = own if own in text else BERT_MASK
+        if mask not in text:
+            raise ValueError(f'no {own} in {text!r}; write for instance "The capital of France is {own}."')
+        *before, last = text.split(mask)
         ids: list[int] = [self.cls]
-        for index, piece in enumerate(text.split("[MASK]")):
-            if index:
-                ids.append(self.mask)
-            ids += self.tokenizer.encode(piece, add_special_tokens=False).ids
-        ids.append(self.sep)
+        for index, piece in enumerate(before):
+            # The space before a word is a part of its token, or none at all: it goes with the mask.
+            ids += [*self.tokenizer.encode(piece.rstrip(" "), continues=index > 0).tolist(), self.mask]
+        ids += [*self.tokenizer.encode(last, continues=True).tolist(), self.sep]
         limit = self.blueprint.spec.encoder.embedding.max_positions
         if len(ids) > limit:
             raise ValueError(f"the text has {len(ids)} tokens, but the model takes at most {limit}: {text[:60]!r}...")
         return ids
+
+    def _shown(self, token: int) -> str:
+        text, continues_word = self.tokenizer.surface(token)
+        return f"##{text}" if continues_word and text[0].isalnum() else text

@@ -65,7 +65,7 @@ class Summary:
             f"token store {self.output}",
             f"  documents {counts['documents']:,} ({held}), sentences {counts['sentences']:,}, characters {counts['characters']:,}",
             f"  tokens {counts['tokens']:,}, words {counts['words']:,}: {counts['tokens'] / max(1, counts['words']):.3f} tokens per word, "
-            f"{counts['unknown'] / max(1, counts['words']):.4%} of words are [UNK]",
+            f"{counts['unknown'] / max(1, counts['words']):.4%} of words are unknown",
         ]
         if counts["cut"]:
             lines.append(f"  {counts['cut']:,} cuts in documents longer than the limit")

@@ -1,57 +1,72 @@
-"""Tokenizers: training and loading, always in Hugging Face's file layout. WordPiece as in BERT (Devlin et al. 2018, section 3).
+"""Tokenizers: training and loading, always in Hugging Face's file layout: WordPiece, byte-level BPE, SentencePiece.
 
-Enters: documents (training), or a directory with tokenizer.json or vocab.txt. Leaves: `Tokenizer`, and directories that stock
-`transformers.AutoTokenizer` reads with equal ids. Text is text: a literal "[MASK]" in a corpus is split like any word, and never becomes
-the special id.
+Enters: documents (training), or a directory. Leaves: `Tokenizer`, and directories that stock `transformers.AutoTokenizer` reads with equal
+ids. Text is text: a literal "[MASK]" in a corpus is split like any word, and never becomes the special id.
 """
 
 import dataclasses
 import hashlib
 import heapq
 import json
-import os
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import tokenizers as hf_tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from data_pipeline import sentences
-from data_pipeline.wordpiece import CONTINUATION, SPECIAL_TOKENS, TokenizerError, WordPieceEncoder
+from data_pipeline import byte_bpe, byte_bpe_training, sentencepiece_model, sentencepiece_training, sentences, wordpiece
+from data_pipeline.tokenizer_parts import Parts, TokenizerError, read_config, read_json, write_files
 from data_pipeline.wordpiece_training import train_vocabulary
 
-_MAX_WORD = 100  # characters; longer words become [UNK], as in BERT
+__all__ = ["DEFAULT_VOCAB_SIZES", "Coverage", "Tokenizer", "TokenizerError", "coverage", "load", "train"]
+
+# By kind: those of BERT, RoBERTa and ALBERT.
+DEFAULT_VOCAB_SIZES = {"wordpiece": 30_522, "byte_bpe": 50_265, "sentencepiece_unigram": 30_000, "sentencepiece_bpe": 30_000}
 _COVERAGE_CHARACTERS = 4_000_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """A trained tokenizer. `special` maps pad, unk, cls, sep, mask to ids; `hash` changes with anything that can change an id."""
+    """A trained tokenizer. `special` maps pad, unk, cls, sep, mask to ids; `hash` changes with anything that can change an id.
+
+    `special_ids` are all ids, sorted, that are to be neither masked nor drawn as replacements: those, control pieces, and fillers that no
+    text becomes. `mask_token` is the text of the mask. `hf` is the library's tokenizer, for names of ids.
+    """
 
     kind: str
     vocab_size: int
     special: dict[str, int]
+    special_ids: tuple[int, ...]
+    mask_token: str
     hash: str
-    is_word_start: np.ndarray  # bool [vocab_size]: False for pieces that continue the word before them
     hf: hf_tokenizers.Tokenizer
-    encoder: WordPieceEncoder = dataclasses.field(repr=False)
+    parts: Parts = dataclasses.field(repr=False)
 
-    def encode(self, text: str) -> np.ndarray:
-        """int32 [T]: the ids of `text`, without special tokens."""
-        return self.encode_sentences([text])[0].astype(np.int32)
+    def encode(self, text: str, *, continues: bool = False) -> np.ndarray:
+        """int32 [T]: the ids of `text`, without special tokens.
 
-    def encode_sentences(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids [T] of all sentences in a row (unsigned), and int64 [len(sentences)]: each sentence's exclusive end."""
-        return self.encoder.encode_sentences(sentences)
+        continues: the text is not the beginning of a line; SentencePiece then puts no beginning of a word in front of it.
+        """
+        encoder = self.parts.encoder
+        return (encoder.encode_continuation(text) if continues else encoder.encode_sentences([text])[0]).astype(np.int32)
+
+    def encode_sentences(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids [T] of all sentences in a row (unsigned), int64 [len(sentences)] exclusive ends, and bool [T]: the token begins a word.
+
+        Sentences as `data_pipeline.sentences` splits them have the tokens of the lines that they come from.
+        """
+        return self.parts.encoder.encode_sentences(sentences)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.hf.decode([int(token) for token in ids], skip_special_tokens=False)
 
+    def surface(self, token: int) -> tuple[str, bool]:
+        """The text of a token for a reader, and whether it continues the word before it, as far as the token alone tells."""
+        return self.parts.surface(int(token))
+
     def save(self, directory: str | Path) -> None:
-        """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and vocab.txt; raises OSError if it cannot."""
-        _save_wordpiece(self, Path(directory))
+        """Writes tokenizer.json, tokenizer_config.json, special_tokens_map.json and the kind's own files; OSError if it cannot."""
+        write_files(Path(directory), self.parts.files | {"tokenizer.json": f"{self.hf.to_str(pretty=True)}\n".encode()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +77,8 @@ class Coverage:
     characters: int
     words: int
     tokens: int
-    unknown: int  # words that became [UNK]
+    unknown: int  # tokens that are unk: whole words in WordPiece, characters in SentencePiece
+    unknown_token: str
 
     @property
     def tokens_per_word(self) -> float:
@@ -73,63 +89,119 @@ class Coverage:
         return self.unknown / max(1, self.words)
 
     def __str__(self) -> str:
-        return f"{self.words:,} words: {self.tokens_per_word:.3f} tokens per word, {self.unknown_share:.4%} of words are [UNK]"
+        unknown = f"{self.unknown_share:.4%} of words are {self.unknown_token}"
+        return f"{self.words:,} words: {self.tokens_per_word:.3f} tokens per word, {unknown}"
 
 
 def train(
     documents: Iterable[str],
     directory: str | Path,
     kind: str = "wordpiece",
-    vocab_size: int = 30522,
-    lowercase: bool = True,
+    vocab_size: int | None = None,
+    lowercase: bool | None = None,
     sample_characters: int = 32_000_000,
 ) -> tuple[Tokenizer, Coverage]:
     """Trains on the documents of lowest hash, at most `sample_characters` of them, writes `directory` and measures the fit on that sample.
 
-    The same documents in any order give the same files. Raises TokenizerError if `kind` is unknown, the vocabulary is too small for the
-    alphabet, or there is no text.
+    kind: one of DEFAULT_VOCAB_SIZES, which has the default of `vocab_size`. lowercase: also drops accents; by default all kinds but
+    byte_bpe do, which cannot. The same documents in any order give the same files. Raises TokenizerError if `kind` is unknown, the
+    vocabulary is too small for the alphabet, or there is no text.
     """
-    _check_kind(kind)
+    if kind not in DEFAULT_VOCAB_SIZES:
+        raise TokenizerError(f"tokenizer kind {kind!r} is unknown; known kinds: {', '.join(DEFAULT_VOCAB_SIZES)}")
+    if kind == "byte_bpe" and lowercase:
+        raise TokenizerError("byte_bpe keeps case and accents, as RoBERTa does; for lower case choose another kind")
+    vocab_size = DEFAULT_VOCAB_SIZES[kind] if vocab_size is None else vocab_size
+    lowercase = lowercase is not False
     sample = _sample(documents, sample_characters)
-    vocabulary = train_vocabulary(sample, vocab_size, lowercase)
-    tokenizer = _wordpiece(vocabulary, lowercase=lowercase)
-    tokenizer.save(directory)
+    if kind == "wordpiece":
+        tokenizer = _tokenizer(wordpiece.build(train_vocabulary(sample, vocab_size, lowercase), lowercase=lowercase))
+        tokenizer.save(directory)
+    elif kind == "byte_bpe":
+        tokenizer = _tokenizer(byte_bpe.parts(byte_bpe.build(*byte_bpe_training.train(sample, vocab_size)), byte_bpe.SPECIAL_TOKENS))
+        tokenizer.save(directory)
+    else:
+        model = sentencepiece_training.train(sample, vocab_size, kind.removeprefix("sentencepiece_"), lowercase)
+        path = Path(directory) / "spiece.model"
+        write_files(Path(directory), {path.name: model})
+        config = {"tokenizer_class": "", "do_lower_case": lowercase, "keep_accents": not lowercase}
+        tokenizer = _tokenizer(sentencepiece_model.load_model(path, config))
+        tokenizer.save(directory)
     return tokenizer, coverage(tokenizer, sample)
 
 
 def load(directory: str | Path) -> Tokenizer:
-    """Reads tokenizer.json, or vocab.txt with an optional tokenizer_config.json.
+    """Reads tokenizer.json, or vocab.txt, or vocab.json and merges.txt, or a SentencePiece model, with an optional tokenizer_config.json.
 
     A bare vocab.txt is taken as uncased if none of its words has a capital letter. Raises TokenizerError if the directory holds no
     tokenizer of a known kind, or one that lacks a special token.
     """
     directory = Path(directory)
-    if (directory / "tokenizer.json").is_file():
-        return _load_json(directory / "tokenizer.json")
-    if (directory / "vocab.txt").is_file():
-        return _load_vocabulary(directory)
-    why = "has neither tokenizer.json nor vocab.txt" if directory.is_dir() else "is not a directory"
+    config = read_config(directory)
+    has = {path.name for path in directory.iterdir() if path.is_file()} if directory.is_dir() else set()
+    model_file = next((name for name in sentencepiece_model.MODEL_FILES if name in has), None)
+    if "tokenizer.json" in has:
+        return _tokenizer(_load_json(directory / "tokenizer.json", config))
+    if "vocab.txt" in has:
+        return _tokenizer(wordpiece.load_vocabulary(directory, config))
+    if {"vocab.json", "merges.txt"} <= has:
+        return _tokenizer(byte_bpe.load_files(directory, config))
+    if model_file:
+        return _tokenizer(sentencepiece_model.load_model(directory / model_file, config))
+    known = f"tokenizer.json, vocab.txt, vocab.json with merges.txt, {', '.join(sentencepiece_model.MODEL_FILES)}"
+    why = f"has none of {known}" if directory.is_dir() else "is not a directory"
     raise TokenizerError(f"no tokenizer at {directory}: it {why}. Train one with `bert-jax tokenizer`")
 
 
 def coverage(tokenizer: Tokenizer, documents: Iterable[str], characters: int = _COVERAGE_CHARACTERS) -> Coverage:
     """Encodes documents until `characters` are seen."""
     count, seen, words, tokens, unknown = 0, 0, 0, 0, 0
+    unk = tokenizer.special["unk"]
     for document in documents:
-        ids = tokenizer.encode(document)
+        ids, _, is_word_start = tokenizer.encode_sentences([line for line in document.split("\n") if line])
         count += 1
         seen += len(document)
-        words += int(tokenizer.is_word_start[ids].sum())
+        words += int(is_word_start.sum())
         tokens += len(ids)
-        unknown += int((ids == tokenizer.special["unk"]).sum())
+        unknown += int((ids == unk).sum())
         if seen >= characters:
             break
-    return Coverage(count, seen, words, tokens, unknown)
+    return Coverage(count, seen, words, tokens, unknown, tokenizer.parts.special["unk"])
 
 
-def _check_kind(kind: str) -> None:
-    if kind != "wordpiece":
-        raise TokenizerError(f"tokenizer kind {kind!r} is unknown; known kinds: wordpiece")
+def _load_json(path: Path, config: dict) -> Parts:
+    content = read_json(path)
+    model = _model_type(content.get("model") or {})
+    pre_tokenizer = (content.get("pre_tokenizer") or {}).get("type")
+    if model == "WordPiece":
+        return wordpiece.load_json(path, content)
+    if model == "BPE" and pre_tokenizer == "ByteLevel":
+        return byte_bpe.load_json(path, content, config)
+    if model in ("Unigram", "BPE") and sentencepiece_model.has_metaspace(content):
+        return sentencepiece_model.load_json(path, content, config)
+    known = "WordPiece with BertPreTokenizer, BPE with ByteLevel, and Unigram or BPE with Metaspace"
+    raise TokenizerError(f"{path}: its model is {model} and its pre_tokenizer is {pre_tokenizer}; known are {known}")
+
+
+def _model_type(model: dict) -> str | None:
+    """Old files do not name it."""
+    if "type" in model or "vocab" not in model:
+        return model.get("type")
+    return "BPE" if "merges" in model else "WordPiece" if "max_input_chars_per_word" in model else "Unigram"
+
+
+def _tokenizer(parts: Parts) -> Tokenizer:
+    ids = {role: parts.hf.token_to_id(token) for role, token in parts.special.items()}
+    return Tokenizer(
+        kind=parts.kind,
+        vocab_size=parts.hf.get_vocab_size(),
+        special=ids,
+        special_ids=tuple(sorted({*ids.values(), *parts.extra_special})),
+        mask_token=parts.special["mask"],
+        hash=hashlib.sha256(json.dumps(parts.definition).encode()).hexdigest(),
+        hf=parts.hf,
+        parts=parts,
+    )
 
 
 def _sample(documents: Iterable[str], characters: int) -> list[str]:
@@ -149,133 +221,3 @@ def _sample(documents: Iterable[str], characters: int) -> list[str]:
                 bound, dropped = heapq.heappop(heap)
                 held -= len(dropped)
     return [document for _, document in sorted(heap, reverse=True)]
-
-
-def _wordpiece(vocabulary: list[str], lowercase: bool, strip_accents: bool | None = None, chinese: bool = True) -> Tokenizer:
-    ids = {token: number for number, token in enumerate(vocabulary)}
-    hf = hf_tokenizers.Tokenizer(
-        models.WordPiece(
-            ids, unk_token=SPECIAL_TOKENS["unk"], max_input_chars_per_word=_MAX_WORD, continuing_subword_prefix=CONTINUATION
-        )
-    )
-    hf.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lowercase
-    )
-    hf.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    cls, sep = SPECIAL_TOKENS["cls"], SPECIAL_TOKENS["sep"]
-    hf.post_processor = processors.TemplateProcessing(
-        single=f"{cls} $A {sep}", pair=f"{cls} $A {sep} $B:1 {sep}:1", special_tokens=[(cls, ids[cls]), (sep, ids[sep])]
-    )
-    hf.decoder = decoders.WordPiece(prefix=CONTINUATION)
-    hf.add_special_tokens(list(SPECIAL_TOKENS.values()))
-    return _finish(hf)
-
-
-def _load_vocabulary(directory: Path) -> Tokenizer:
-    path = directory / "vocab.txt"
-    try:
-        vocabulary = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise TokenizerError(f"{path} is not UTF-8 (byte {error.start})") from None
-    if len(set(vocabulary)) != len(vocabulary):
-        token = next(token for token, count in Counter(vocabulary).items() if count > 1)
-        raise TokenizerError(f"{path} lists {token!r} more than once; every line must be another token")
-    _check_special(path, set(vocabulary))
-    config_path = directory / "tokenizer_config.json"
-    config = _read_json(config_path) if config_path.is_file() else {}
-    special = set(SPECIAL_TOKENS.values())
-    has_capitals = any(token != token.lower() for token in vocabulary if token not in special)
-    return _wordpiece(
-        vocabulary,
-        lowercase=bool(config.get("do_lower_case", not has_capitals)),
-        strip_accents=config.get("strip_accents"),
-        chinese=bool(config.get("tokenize_chinese_chars", True)),
-    )
-
-
-def _load_json(path: Path) -> Tokenizer:
-    content = _read_json(path)
-    parts = {part: (content.get(part) or {}).get("type") for part in ("model", "normalizer", "pre_tokenizer")}
-    expected = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
-    for part, kind in expected.items():
-        if parts[part] != kind:
-            raise TokenizerError(f"{path}: its {part} is {parts[part]}; wordpiece, the only known kind, has {kind}")
-    special = set(SPECIAL_TOKENS.values())
-    extra = [token["content"] for token in content.get("added_tokens", []) if token["content"] not in special]
-    if extra:
-        raise TokenizerError(f"{path} has added tokens ({', '.join(map(repr, extra[:5]))}), which are not supported; remove them")
-    _check_special(path, set(content["model"]["vocab"]))
-    try:
-        hf = hf_tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise TokenizerError(f"{path} is not a tokenizer that this version of `tokenizers` reads: {error}") from None
-    return _finish(hf)
-
-
-def _finish(hf: hf_tokenizers.Tokenizer) -> Tokenizer:
-    hf.no_truncation()
-    hf.no_padding()
-    hf.encode_special_tokens = True
-    ids = hf.get_vocab()
-    if sorted(ids.values()) != list(range(len(ids))):
-        raise TokenizerError(f"the tokenizer's ids are not 0 to {len(ids) - 1} without gaps")
-    vocabulary = sorted(ids, key=ids.__getitem__)
-    normalizer = hf.normalizer
-    definition = [
-        "wordpiece",
-        hf.model.continuing_subword_prefix,
-        hf.model.unk_token,
-        hf.model.max_input_chars_per_word,
-        [normalizer.clean_text, normalizer.handle_chinese_chars, normalizer.strip_accents, normalizer.lowercase],
-        vocabulary,
-    ]
-    return Tokenizer(
-        kind="wordpiece",
-        vocab_size=len(vocabulary),
-        special={name: ids[token] for name, token in SPECIAL_TOKENS.items()},
-        hash=hashlib.sha256(json.dumps(definition).encode()).hexdigest(),
-        is_word_start=np.array([not token.startswith(hf.model.continuing_subword_prefix) for token in vocabulary], bool),
-        hf=hf,
-        encoder=WordPieceEncoder(hf, lowercase=normalizer.lowercase),
-    )
-
-
-def _save_wordpiece(tokenizer: Tokenizer, directory: Path) -> None:
-    normalizer = tokenizer.hf.normalizer
-    named = {f"{name}_token": token for name, token in SPECIAL_TOKENS.items()}
-    config = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": normalizer.lowercase,
-        "strip_accents": normalizer.strip_accents,
-        "tokenize_chinese_chars": normalizer.handle_chinese_chars,
-        "model_max_length": 512,
-        **named,
-    }
-    ids = tokenizer.hf.get_vocab()
-    files = {
-        "vocab.txt": "".join(f"{token}\n" for token in sorted(ids, key=ids.__getitem__)),
-        "special_tokens_map.json": json.dumps(named, indent=2) + "\n",
-        "tokenizer_config.json": json.dumps(config, indent=2) + "\n",
-        "tokenizer.json": tokenizer.hf.to_str(pretty=True) + "\n",
-    }
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        temporary = directory / f"{name}.tmp"
-        temporary.write_text(content, encoding="utf-8", newline="\n")
-        os.replace(temporary, directory / name)
-
-
-def _check_special(path: Path, vocabulary: set[str]) -> None:
-    missing = [token for token in SPECIAL_TOKENS.values() if token not in vocabulary]
-    if missing:
-        raise TokenizerError(f"{path} has no {', '.join(missing)}; a BERT tokenizer needs {', '.join(SPECIAL_TOKENS.values())}")
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TokenizerError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise TokenizerError(f"{path} holds no JSON object")
-    return content

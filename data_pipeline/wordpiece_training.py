@@ -6,7 +6,8 @@ from collections.abc import Iterable
 import tokenizers as hf_tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from data_pipeline.wordpiece import CONTINUATION, SPECIAL_TOKENS, TokenizerError
+from data_pipeline.tokenizer_parts import TokenizerError
+from data_pipeline.wordpiece import CONTINUATION, SPECIAL_TOKENS
 
 _ALPHABET = 1000  # distinct characters kept, as in tokenizers' BertWordPieceTokenizer
 
@@ -51,12 +52,12 @@ def train_vocabulary(documents: list[str], vocab_size: int, lowercase: bool) -> 
         continuing_subword_prefix=CONTINUATION,
         show_progress=False,
     )
-    trained.train_from_iterator(_repeat(pieces), trainer)
+    trained.train_from_iterator(repeated(pieces), trainer)
     ids = trained.get_vocab()
     return sorted(ids, key=ids.__getitem__)
 
 
-def _repeat(pieces: Counter[str]) -> Iterable[str]:
+def repeated(pieces: Counter[str]) -> Iterable[str]:
     """The library takes text, not counts."""
     for piece in sorted(pieces):
         count = pieces[piece]

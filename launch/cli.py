@@ -79,17 +79,21 @@ def add_command(commands, name: str, run, summary: str, example: str) -> argpars
 def add_corpus_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--input", required=True, action="append", metavar="GLOB",
-        help="text, .jsonl or .gz files: a path, a quoted glob or a directory; may be repeated. `embedded`: the English that comes with Python",
+        help="text, JSON lines (both also .gz, .zst), Parquet: a path, a directory, a quoted glob, or a URL (gs://, s3://, https://, ...); "
+        "tfds:NAME/CONFIG:SPLIT or tfds:DIRECTORY:SPLIT, a TensorFlow data set on disk; hf:DIRECTORY:SPLIT, a Hugging Face one; "
+        "`embedded`, the English that comes with Python. May be repeated",
     )
     command.add_argument(
         "--documents", choices=("blank-line", "line", "file"), default="blank-line",
         help="what separates documents in text files (default: a blank line)",
     )
-    command.add_argument("--text-field", default="text", help="field of JSONL records that holds the text (default: text)")
+    command.add_argument("--text-field", default="text", help="JSON field, column or feature that holds the text (default: text)")
     command.add_argument(
         "--on-error", choices=("fail", "skip"), default="fail",
-        help="broken UTF-8, NUL bytes, cut gz files: stop with the place (default), or skip, count and report",
+        help="broken UTF-8, NUL bytes, files cut short: stop with the place (default), or skip, count and report",
     )
+    command.add_argument("--min-characters", type=int, default=0, metavar="N", help="leave shorter documents out, counted (default: 0)")
+    command.add_argument("--max-characters", type=int, default=0, metavar="N", help="leave longer documents out, counted (default: 0, no limit)")
 
 
 def add_tokenizer(commands) -> None:
@@ -97,22 +101,32 @@ def add_tokenizer(commands) -> None:
         from data_pipeline import corpus, tokenizers
 
         documents = corpus.Corpus(
-            arguments.input, documents=arguments.documents, text_field=arguments.text_field, on_error=arguments.on_error
+            arguments.input, documents=arguments.documents, text_field=arguments.text_field, on_error=arguments.on_error,
+            min_characters=arguments.min_characters, max_characters=arguments.max_characters,
         )
         tokenizer, coverage = tokenizers.train(
-            documents, arguments.output, kind=arguments.kind, vocab_size=arguments.vocab_size, lowercase=not arguments.cased
+            documents, arguments.output, kind=arguments.kind, vocab_size=arguments.vocab_size,
+            lowercase=False if arguments.cased else None,
         )
         print(f"{tokenizer.kind} tokenizer of {tokenizer.vocab_size:,} entries in {arguments.output}\n  on a sample of {coverage}")
 
     command = add_command(
         commands, "tokenizer", run, "Trains a tokenizer on raw text and writes it in Hugging Face layout.",
         "  bert-jax tokenizer --input='text/*.txt' --kind=wordpiece --vocab-size=30522 --output=tok\n"
-        "  bert-jax tokenizer --input=embedded --vocab-size=8000 --output=tok",
+        "  bert-jax tokenizer --input='text/*.txt' --kind=byte_bpe --output=tok\n"
+        "  bert-jax tokenizer --input=embedded --kind=sentencepiece_unigram --vocab-size=8000 --output=tok",
     )
     add_corpus_options(command)
-    command.add_argument("--kind", choices=("wordpiece",), default="wordpiece", help="default: wordpiece")
-    command.add_argument("--vocab-size", type=int, default=30_522, help="entries, special tokens included (default: 30522, as BERT)")
-    command.add_argument("--cased", action="store_true", help="keep case and accents (default: lowercase, as bert-base-uncased)")
+    command.add_argument(
+        "--kind", choices=("wordpiece", "byte_bpe", "sentencepiece_unigram", "sentencepiece_bpe"), default="wordpiece",
+        help="wordpiece as BERT (default), byte_bpe as RoBERTa, sentencepiece_unigram as ALBERT, sentencepiece_bpe",
+    )
+    command.add_argument(
+        "--vocab-size", type=int, help="entries, special tokens included (default: 30522, 50265 or 30000: as BERT, RoBERTa or ALBERT)"
+    )
+    command.add_argument(
+        "--cased", action="store_true", help="keep case and accents (default: drop both, as bert-base-uncased; byte_bpe always keeps them)"
+    )
     command.add_argument("--output", required=True, metavar="DIR")
 
 
@@ -123,24 +137,37 @@ def add_prepare(commands) -> None:
         summary = prepare(
             arguments.input, arguments.tokenizer, arguments.output, workers=arguments.workers, holdout=arguments.holdout,
             documents=arguments.documents, text_field=arguments.text_field, on_error=arguments.on_error, language=arguments.language,
-            shard_size=arguments.shard_size, overwrite=arguments.overwrite,
+            min_characters=arguments.min_characters, max_characters=arguments.max_characters,
+            deduplicate=arguments.deduplicate, shard_size=arguments.shard_size, overwrite=arguments.overwrite,
+            runner=arguments.runner, runner_flags=arguments.runner_flag,
         )
         print(summary)
 
     command = add_command(
         commands, "prepare", run,
-        "Turns raw text into a token store. Killed, it continues where it was; the store does not depend on the number of workers.",
+        "Turns raw text into a token store. Killed, it continues where it was; the store depends neither on the number of workers nor on\n"
+        "the runner.",
         "  bert-jax prepare --input='text/*.txt' --tokenizer=tok --output=store\n"
-        "  bert-jax prepare --input='crawl/*.jsonl.gz' --text-field=content --on-error=skip --tokenizer=tok --output=store --workers=16",
+        "  bert-jax prepare --input='crawl/*.jsonl.gz' --text-field=content --on-error=skip --deduplicate --tokenizer=tok --output=store\n"
+        "  bert-jax prepare --input='gs://bucket/text/*.gz' --tokenizer=tok --output=gs://bucket/store --runner=DataflowRunner \\\n"
+        "      --runner-flag=--project=P --runner-flag=--region=R ...     (docs/scale.md)",
     )
     add_corpus_options(command)
-    command.add_argument("--tokenizer", required=True, metavar="DIR", help="from `bert-jax tokenizer`, or any directory with tokenizer.json or vocab.txt")
-    command.add_argument("--output", required=True, metavar="DIR")
-    command.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
+    command.add_argument("--tokenizer", required=True, metavar="DIR", help="from `bert-jax tokenizer`, or any directory with tokenizer.json, vocab.txt, vocab.json and merges.txt, or spiece.model")
+    command.add_argument("--output", required=True, metavar="DIR", help="a directory, or a URL that fsspec knows, such as gs://bucket/store")
+    command.add_argument("--workers", type=int, default=None, help="processes of a local run (default: one per core)")
+    command.add_argument("--deduplicate", action="store_true", help="leave out all copies of a document but the first")
     command.add_argument("--holdout", type=float, default=0.01, help="share of documents kept for evaluation, chosen by their hash (default: 0.01)")
     command.add_argument("--language", default="en", metavar="CODE", help="of the text, for the sentence splitter (default: en)")
     command.add_argument("--shard-size", type=int, default=16_000_000, help="characters of text per shard (default: 16000000)")
     command.add_argument("--overwrite", action="store_true", help="start afresh where a store with other settings stands")
+    command.add_argument(
+        "--runner", default="local", metavar="NAME",
+        help="local (default), or on Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner (needs bert-jax[beam])",
+    )
+    command.add_argument(
+        "--runner-flag", action="append", default=[], metavar="FLAG", help="an option of the Beam runner, such as --project=P; may be repeated"
+    )
 
 
 def add_config_options(command: argparse.ArgumentParser) -> None:
@@ -243,7 +270,7 @@ def add_fill_mask(commands) -> None:
         print_predictions(Path(arguments.model), arguments.text or [line.rstrip("\n") for line in sys.stdin], arguments.top)
 
     command = add_command(
-        commands, "fill-mask", run, "Predicts the words behind [MASK].",
+        commands, "fill-mask", run, "Predicts the words behind [MASK], which may also be written as the model's own mask token, such as <mask>.",
         "  bert-jax fill-mask --model=mini 'The file could not be [MASK].'\n  bert-jax fill-mask --model=runs/mini --top=3 < sentences.txt",
     )
     command.add_argument("--model", required=True, metavar="DIR", help="an exported directory or a workdir")
@@ -253,19 +280,39 @@ def add_fill_mask(commands) -> None:
 
 def add_inspect(commands) -> None:
     def run(arguments):
-        from launch.inspect_path import inspect_path
+        from launch.inspect_path import Look, inspect_path
 
-        inspect_path(Path(arguments.path), rows=arguments.rows, step=arguments.step, length=arguments.length, sequences=arguments.sequences)
+        inspect_path(
+            arguments.path,
+            Look(
+                rows=arguments.rows, step=arguments.step, sequences=arguments.sequences, choice=arguments.masking, rate=arguments.rate,
+                length=arguments.length, verify=arguments.verify, html=Path(arguments.html) if arguments.html else None,
+            ),
+        )
 
     command = add_command(
-        commands, "inspect", run, "Shows what a token store, recorded batches, a workdir or an exported model holds, with decoded masked batches.",
-        "  bert-jax inspect store --length=64 --rows=3\n  bert-jax inspect runs/mini --step=1200",
+        commands, "inspect", run,
+        "Shows what token stores, recorded batches, a workdir or an exported model hold: lengths, padding, masking in numbers, and decoded batches.",
+        "  bert-jax inspect store --length=64 --rows=3\n"
+        "  bert-jax inspect store --sequences=packed_documents --masking=spans:0.2:10\n"
+        "  bert-jax inspect store --html=store.html     (every kind of sequence and masking, on one page)\n"
+        "  bert-jax inspect news,books                  (a mixture)\n"
+        "  bert-jax inspect runs/mini --step=1200",
     )
-    command.add_argument("path", metavar="PATH")
+    command.add_argument("path", metavar="PATH", help="for a mixture several stores, parted by commas")
     command.add_argument("--rows", type=int, default=2, help="rows of the batch to decode (default: 2; 0: none)")
     command.add_argument("--step", type=int, default=0, help="which batch (default: 0)")
+    command.add_argument(
+        "--sequences", default="segment_pairs", metavar="KIND",
+        help="how a store is cut: segment_pairs (default), sentence_order, full_sentences, document_sentences or packed_documents",
+    )
+    command.add_argument(
+        "--masking", default="tokens", metavar="CHOICE", help="how a store is masked: tokens (default), whole_words, ngrams:3 or spans:0.2:10",
+    )
+    command.add_argument("--rate", type=float, default=0.15, help="share of tokens to predict, for a store (default: 0.15)")
     command.add_argument("--length", type=int, default=128, help="tokens per sequence, for a store (default: 128)")
-    command.add_argument("--sequences", choices=("segment_pairs", "full_sentences"), default="segment_pairs", help="how a store is cut into sequences")
+    command.add_argument("--verify", action="store_true", help="hash every file of the stores first")
+    command.add_argument("--html", metavar="FILE", help="also write a page that loads nothing and runs no script")
 
 
 def add_record(commands) -> None:
@@ -275,17 +322,20 @@ def add_record(commands) -> None:
             return print_config(config)
         from launch.record import record
 
-        record(config, Path(arguments.output), batches=arguments.batches)
+        record(config, Path(arguments.output), batches=arguments.batches, epochs=arguments.epochs)
 
     command = add_command(
         commands, "record", run,
         "Writes a config's first batches, masked once and for all: static masking, and training where TensorFlow is absent.",
         "  bert-jax record --config=configs/bert_base.py --config.data.path=store --batches=1000 --output=recorded\n"
+        "  bert-jax record --config=configs/bert_base.py --config.data.path=store --epochs=10 --output=recorded     (ten masks for each sequence)\n"
         "  bert-jax pretrain --config=configs/bert_base.py --workdir=run --config.data.path=recorded",
     )
     add_config_options(command)
     command.add_argument("--output", required=True, metavar="DIR")
-    command.add_argument("--batches", type=int, required=True, help="how many; they are repeated in training")
+    number = command.add_mutually_exclusive_group(required=True)
+    number.add_argument("--batches", type=int, help="how many; they are repeated in training")
+    number.add_argument("--epochs", type=int, help="instead: whole passes over the data, each with an order and masks of its own; the last batch is filled up")
 
 
 def add_report(commands) -> None:

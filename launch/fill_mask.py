@@ -1,4 +1,4 @@
-"""`bert-jax fill-mask`: prints the top predictions for each [MASK]."""
+"""`bert-jax fill-mask`: prints the top predictions for each mask."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def print_predictions(model_path: Path, texts: list[str], top: int) -> None:
     model = load_model(model_path)
     texts = [text for text in texts if text.strip()]
     if not texts:
-        raise ValueError("no text: give sentences with [MASK] as arguments or on standard input")
+        raise ValueError("no text: give sentences with a mask as arguments or on standard input")
     vocabulary = model.blueprint.spec.encoder.embedding.vocab_size
     if not 1 <= top <= vocabulary:
         raise ValueError(f"--top={top} does not fit; give 1 to {vocabulary}")

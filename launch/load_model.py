@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 import jax
-from tokenizers import Tokenizer
 
 from bert_jax.fill_mask import FillMask
 from bert_jax.interop import huggingface
@@ -26,12 +25,13 @@ class LoadedModel:
     origin: str
     step: int | None
 
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self):
+        """A `data_pipeline.tokenizers.Tokenizer`."""
         from data_pipeline import tokenizers
 
         if self.tokenizer_dir is None:
-            raise ConfigError(f"{self.origin} has no tokenizer (tokenizer.json or vocab.txt); put the model's own beside its weights")
-        return tokenizers.load(self.tokenizer_dir).hf
+            raise ConfigError(f"{self.origin} has no tokenizer (tokenizer.json, vocab.txt or a SentencePiece model); put the model's own beside its weights")
+        return tokenizers.load(self.tokenizer_dir)
 
     def fill_mask(self) -> FillMask:
         return FillMask(self.blueprint, self.params, self.tokenizer())

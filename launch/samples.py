@@ -7,7 +7,7 @@ import numpy as np
 from bert_jax.fill_mask import FillMask
 from bert_jax.training.state import Blueprint
 from launch.config import write_json
-from launch.run import Data
+from launch.data import Data
 
 COUNT = 8
 SENTENCE_TOKENS = (9, 24)
@@ -22,10 +22,10 @@ def write_samples(workdir: Path, blueprint: Blueprint, params: dict, data: Data,
     from data_pipeline.store import TokenStore
 
     tokenizer = tokenizers.load(data.tokenizer_dir)
-    chosen = choose(TokenStore(data.path, split="eval"), tokenizer)
+    chosen = choose(TokenStore(data.held_out[0], split="eval"), tokenizer)
     if not chosen:
         return
-    predictions = FillMask(blueprint, params, tokenizer.hf)([text for text, _ in chosen])
+    predictions = FillMask(blueprint, params, tokenizer)([text for text, _ in chosen])
     write_json(
         workdir / "samples.json",
         [
@@ -41,31 +41,36 @@ def write_samples(workdir: Path, blueprint: Blueprint, params: dict, data: Data,
 
 
 def choose(store, tokenizer) -> list[tuple[str, str]]:
-    """Up to COUNT (sentence with one [MASK], the masked word), spread evenly over the held-out sentences of middling length."""
+    """Up to COUNT (sentence with one mask, the masked word), spread evenly over the held-out sentences of middling length."""
     candidates = []
     shard = store.shards[0]
     ends = np.asarray(shard.sentence_ends[:200_000])
     starts = np.concatenate([[0], ends[:-1]])
+    word_starts = np.unpackbits(shard.word_starts[: ends[-1] // 8 + 1]).astype(bool)
     shortest, longest = SENTENCE_TOKENS
     for start, end in zip(starts, ends):
         if shortest <= end - start <= longest:
-            sample = mask_one_word(np.asarray(shard.tokens[start:end]), tokenizer)
+            sample = mask_one_word(np.asarray(shard.tokens[start:end]), word_starts[start:end], tokenizer)
             if sample:
                 candidates.append(sample)
     spread = np.linspace(0, len(candidates) - 1, min(COUNT, len(candidates))).astype(int)
     return [candidates[index] for index in spread]
 
 
-def mask_one_word(ids: np.ndarray, tokenizer) -> tuple[str, str] | None:
-    """Masks the middle one of the one-token words that are long enough, or None if there is none."""
-    starts = tokenizer.is_word_start[ids]
+def mask_one_word(ids: np.ndarray, word_starts: np.ndarray, tokenizer) -> tuple[str, str] | None:
+    """Masks the middle one of the one-token words that are long enough, or None if there is none. word_starts: bool, for each id."""
     whole = [
         index
         for index in range(1, len(ids) - 1)
-        if starts[index] and starts[index + 1] and len(word := tokenizer.hf.id_to_token(int(ids[index]))) >= SHORTEST_ANSWER and word.isalpha()
+        if word_starts[index]
+        and word_starts[index + 1]
+        and int(ids[index]) not in tokenizer.special_ids
+        and len(word := tokenizer.surface(ids[index])[0]) >= SHORTEST_ANSWER
+        and word.isalpha()
     ]
     if not whole:
         return None
     index = whole[len(whole) // 2]
-    text = f"{tokenizer.decode(ids[:index].tolist())} [MASK] {tokenizer.decode(ids[index + 1 :].tolist())}"
-    return text, tokenizer.hf.id_to_token(int(ids[index]))
+    word = tokenizer.surface(ids[index])[0]
+    before, *rest = tokenizer.decode([*ids[:index], tokenizer.special["mask"], *ids[index + 1 :]]).split(tokenizer.mask_token)
+    return (f"{before.rstrip()} {tokenizer.mask_token}{rest[0]}", word) if len(rest) == 1 else None

@@ -36,6 +36,21 @@ def test_boundaries():
     ]
 
 
+def test_white_space_between_sentences_goes_to_the_front():
+    assert sentences.split(" One.  Two. \nThree. ") == [" One.", "  Two. ", "Three. "]
+    chinese = sentences.split("他来了。他走了。 好！\n他来了。", "zh")
+    assert chinese == ["他来了。", "他走了。", " 好！", "他来了。"]
+    assert [type(sentence) is sentences.Continuation for sentence in chinese] == [False, True, False, False]
+    assert [type(sentence) is sentences.Continuation for sentence in sentences.split("One.\xa0Two. Three.")] == [False, True, False]
+    assert sentences.split("   ") == ["   "]
+    assert sentences.split("One.\u3000") == ["One.\u3000"]
+
+
+def test_what_no_tokenizer_cuts_is_not_cut():
+    assert sentences.split("x" * 25_000) == ["x" * 25_000]
+    assert len(sentences.split("其" + "他。" * 25_000)) > 2
+
+
 def test_long_lines_take_bounded_time():
     line = "「a。" * 50_000
     started = time.process_time()
