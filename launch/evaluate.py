@@ -24,7 +24,7 @@ def evaluate_workdir(workdir: Path, *, step: int | None = None, data_path: str |
         config["data"] |= {"path": data_path, "weights": ()}
     data = open_data(config)
     check_same_tokenizer(data, workdir / "tokenizer")
-    run = build_run(resolve_vocabulary(config, data))
+    run = build_run(resolve_vocabulary(config, data), data.special["mask"])
     evaluation = held_out_evaluation(config, run, data)
     if evaluation is None:
         raise ConfigError(f"{data} holds no held-out text; give a token store that does (bert-jax prepare --holdout=...) with --data=STORE")

@@ -104,7 +104,7 @@ def make_stages(config: dict) -> tuple[dict, list[Stage]]:
     for phase in phases_of(config):
         data = open_data(phase.config)
         resolved = resolve_vocabulary(phase.config, data)
-        run = build_run(resolved)
+        run = build_run(resolved, data.special["mask"])
         phase = dataclasses.replace(phase, config=resolved | {"data": resolved["data"] | {"path": data.absolute}})
         stages.append(Stage(phase, data, run, make_source(resolved, data, run.mesh), held_out_evaluation(resolved, run, data)))
     first = stages[0]

@@ -23,7 +23,7 @@ def record(config: dict, output: Path, *, batches: int | None = None, epochs: in
         raise ConfigError(f"there is nothing to record in {batches} batches; give --batches or --epochs of at least 1")
     stream = tqdm(map(source.batch, range(batches)), total=batches, unit="batch", disable=None)
     description = {
-        "vocab_size": data.vocab_size, "tokenizer_hash": data.tokenizer_hash, "store_fingerprint": data.fingerprint, "seed": config["seed"],
+        "vocab_size": data.vocab_size, "tokenizer_hash": data.tokenizer_hash, "special": data.special, "store_fingerprint": data.fingerprint, "seed": config["seed"],
         "data": config["data"] | {"path": ",".join(path.name for path in data.paths)}, "masking": config["masking"],
         "source_names": source.source_names,
     }

@@ -35,7 +35,8 @@ class Run:
     abstract: TrainState
 
 
-def build_run(config: dict[str, Any]) -> Run:
+def build_run(config: dict[str, Any], mask_id: int | None = None) -> Run:
+    """mask_id: of [MASK] in the data, for the accuracy by kind of mask."""
     if config["model"]["vocab_size"] == 0:
         raise ConfigError("model.vocab_size is 0 (the tokenizer's), and no data was given to take it from: set --config.data.path")
     if config["length"] > config["model"]["max_positions"]:
@@ -60,7 +61,7 @@ def build_run(config: dict[str, Any]) -> Run:
     tx = make_optimizer(OptimizerSpec(**config["optimizer"] | {"exclude": tuple(config["optimizer"]["exclude"])}), blueprint.axes)
     return Run(
         blueprint=blueprint,
-        objective=MaskedLm(pair_objective(config)),
+        objective=MaskedLm(pair_objective(config), mask_id),
         schedule=schedule,
         tx=tx,
         compute=Compute(**config["compute"]),

@@ -87,7 +87,7 @@ def test_the_store_holds_every_document_in_order(whole, documents, tokenizer_dir
     assert tokenizers.load(TokenStore(output).tokenizer_dir).hash == tokenizer.hash
     assert {path.name for path in output.iterdir()} >= {"manifest.json", "tokenizer", "unigram_counts.npy", "train", "eval"}
     assert not list(output.rglob("*.tmp")) and not (output / "units").exists()
-    for part in ("500", "tokens per word", "[UNK]", "MB/s"):
+    for part in ("500", "tokens per word", "unknown", "MB/s"):
         assert part in str(summary)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from bert_jax.batch import device_fields
 from bert_jax.sharding import make_mesh, process_rows, put_batch
 from bert_jax.training.evaluate import evaluate
 from bert_jax.training.metrics import divide, model_flops
+from bert_jax.training.objectives import MaskedLm, ratios
 from bert_jax.training.state import make_blueprint
 from bert_jax.model.families import bert
 from bert_jax.training.step import make_eval_step, make_train_step
@@ -89,6 +91,20 @@ def test_it_learns_and_evaluation_sees_it(tiny, tiny_step):
     targets = np.concatenate([batch["mlm_targets"][batch["mlm_weights"] > 0] for batch in held_out])
     assert after["unigram_accuracy"] == pytest.approx((targets == 5).mean())
     assert after["predictions"] == len(targets)
+
+
+def test_accuracy_is_told_apart_by_what_stands_at_the_place():
+    """Of four predictions two are masked (one right), one is replaced (wrong), one kept (right); the unused slot counts nowhere."""
+    batch = {
+        "input_ids": jnp.asarray([[1, 4, 4, 9, 8, 2]]), "mlm_positions": jnp.asarray([[1, 2, 3, 4, 0]]), "mlm_targets": jnp.asarray([[5, 6, 7, 8, 0]]),
+        "mlm_weights": jnp.asarray([[1.0, 1.0, 1.0, 1.0, 0.0]]),
+    }
+    predicted = jnp.asarray([[5, 5, 9, 8, 0]])
+    objective = MaskedLm(None, mask_id=4)
+    losses, right = objective.sums(lambda *_, **__: {"mlm": jax.nn.one_hot(predicted, 10)}, batch, key=None, compute=None)
+    assert divide([ratios(losses, right, objective.weights(batch))]) == pytest.approx(
+        {"mlm_loss": float(losses["mlm"]) / 4, "mlm_accuracy": 0.5, "mlm_masked_accuracy": 0.5, "mlm_random_accuracy": 0.0, "mlm_kept_accuracy": 1.0}
+    )
 
 
 def test_metrics_are_exact_over_a_window():
