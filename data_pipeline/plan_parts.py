@@ -81,6 +81,14 @@ def blocks(store: TokenStore) -> Iterator[Block]:
             first = last
 
 
+def close_ends(store: TokenStore) -> None:
+    """Closes the memory maps of sentence and document ends, which open again when asked for. Linux limits a process to 65,530 maps, and
+    rows need none of these."""
+    for shard in store.shards:
+        for name in ("sentence_ends", "document_ends"):
+            vars(shard).pop(name, None)
+
+
 def follow(following: np.ndarray) -> np.ndarray:
     """The walk 0, following[0], following[following[0]], ... until it leaves the array."""
     table, walk, here = following.tolist(), [], 0

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data_pipeline.packed_plans import packed_documents
 from data_pipeline.pair_plans import segment_pairs, sentence_order
-from data_pipeline.plan_parts import Block, Piecewise, Settings, blocks
+from data_pipeline.plan_parts import Block, Piecewise, Settings, blocks, close_ends
 from data_pipeline.sentence_plans import document_sentences, full_sentences
 from data_pipeline.store import TokenStore
 
@@ -42,8 +42,8 @@ class Kind:
 
 
 KINDS = {
-    "segment_pairs": Kind(_each_block(segment_pairs), "nsp_labels", is_random=True),
-    "sentence_order": Kind(_each_block(sentence_order), "sop_labels", is_random=True),
+    "segment_pairs": Kind(segment_pairs, "nsp_labels", is_random=True),
+    "sentence_order": Kind(sentence_order, "sop_labels", is_random=True),
     "full_sentences": Kind(_each_block(full_sentences)),
     "document_sentences": Kind(_each_block(document_sentences)),
     "packed_documents": Kind(packed_documents, is_packed=True),
@@ -102,6 +102,7 @@ def _write(store: TokenStore, settings: Settings, directory: Path) -> None:
                     for name, array in zip(ARRAYS, (first_pieces, rows.starts, rows.lengths, rows.labels)):
                         array.astype(ARRAYS[name]).tofile(files[name])
     finally:
+        close_ends(store)
         for file in files.values():
             file.close()
     if not total:

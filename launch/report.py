@@ -209,7 +209,7 @@ def _cards(log: Log) -> list[dict[str, str | None]]:
         (
             "Training time",
             _duration(sum(end - begin for begin, end in log.stretches)) if log.stretches else None,
-            f"in {len(log.stretches)} stretches" if len(log.stretches) > 1 else "in one stretch",
+            f"in {len(log.stretches)} stretches, {_percent(goodput(log))} of the time since the start" if len(log.stretches) > 1 else "in one stretch",
         ),
         ("Resumes", str(len(resumes)), f"{'last ' * (len(resumes) > 1)}at step {resumes[-1]:,}" if resumes else "never interrupted"),
     ]
@@ -224,6 +224,11 @@ def _cards(log: Log) -> list[dict[str, str | None]]:
     return [{"label": label, "value": value, "note": note} for label, value, note in cards]
 
 
+def goodput(log: Log) -> float:
+    """The time in stretches of training over the time from the first to the last, restarts included."""
+    return sum(end - begin for begin, end in log.stretches) / max(log.stretches[-1][1] - log.stretches[0][0], 1e-9)
+
+
 def source_counts(records: list[dict]) -> dict[str, int]:
     """Sequences from each source of a mixture, over the whole log, most first."""
     counts: dict[str, int] = {}
@@ -236,7 +241,8 @@ def source_counts(records: list[dict]) -> dict[str, int]:
 
 def _evaluation_rows(records: list[dict]) -> list[list[str]]:
     kept = [records[index] for index in np.unique(np.linspace(0, len(records) - 1, min(len(records), TABLE_ROWS)).astype(int))]
-    columns = (("loss", _figure), ("mlm_accuracy", _percent), ("perplexity", _figure), ("nsp_accuracy", _percent))
+    pairs = "sop_accuracy" if any("sop_accuracy" in record for record in records) else "nsp_accuracy"
+    columns = (("loss", _figure), ("mlm_accuracy", _percent), ("perplexity", _figure), (pairs, _percent))
     return [[f"{record['step']:,}", *(form(number(record, name)) or "–" for name, form in columns)] for record in kept]
 
 

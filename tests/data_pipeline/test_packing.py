@@ -1,6 +1,7 @@
 """Rows of every kind from a store of real text, and when a plan is made anew."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,6 +153,15 @@ def test_failed_plan_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         Sequences(TokenStore(directory), kind="segment_pairs", length=64)
     assert list((directory / "plans").iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists memory maps")
+@pytest.mark.parametrize("kind", plans.KINDS)
+def test_only_tokens_stay_mapped(kind, tmp_path):
+    """A process may have 65,530 memory maps; a store has thousands of shards."""
+    sequences = Sequences(TokenStore(write_store(tmp_path / "store", encoded(), num_shards=20)), kind=kind, length=64)
+    mapped = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path / "store" / "train") in line]
+    assert len(mapped) == len(sequences.store.shards) and {Path(path).name for path in mapped} == {"tokens.npy"}
 
 
 @pytest.mark.parametrize(

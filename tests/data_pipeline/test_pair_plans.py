@@ -1,12 +1,13 @@
 """Pairs of segments from a store of real text: which are made, whether their labels are true, and what else may tell the label."""
 
+import logging
 import shutil
 
 import numpy as np
 import pytest
 from tests.data_pipeline.docstring_stores import documentation, encoded, open_documentation, token_ends, write_store
 
-from data_pipeline import plan_parts, plans
+from data_pipeline import pair_plans, plan_parts, plans
 from data_pipeline.packing import Sequences
 from data_pipeline.store import TokenStore
 
@@ -111,10 +112,37 @@ def test_block_size_changes_nothing_in_pairs(kind, monkeypatch, tmp_path):
     whole = pair_columns(128, kind)[1]
     shutil.copytree(documentation(), tmp_path / "store", ignore=shutil.ignore_patterns("plans"))
     monkeypatch.setattr(plan_parts, "BLOCK_SENTENCES", 100)
+    monkeypatch.setattr(pair_plans, "WAITING_PAIRS", 150)
     in_blocks = Sequences(TokenStore(tmp_path / "store"), kind=kind, length=128)
-    assert len(list(plan_parts.blocks(in_blocks.store))) > 20
+    assert len(list(plan_parts.blocks(in_blocks.store))) > 20 and len(whole) > 4 * 150
     for name in plans.ARRAYS:
         np.testing.assert_array_equal(np.load(whole.directory / f"{name}.npy"), np.load(in_blocks.directory / f"{name}.npy"))
+
+
+class Counted:
+    """A shard that counts how often its sentence ends are asked for."""
+
+    def __init__(self, shard):
+        self.shard, self.count = shard, 0
+
+    def __getattr__(self, name):
+        self.count += name == "sentence_ends"
+        return getattr(self.shard, name)
+
+
+@pytest.mark.parametrize("most", [500, 1 << 20])
+def test_random_segments_of_many_pairs_are_found_in_one_visit_to_each_shard(most, tmp_path, monkeypatch):
+    """And not in one for each block, which would make the time quadratic in the number of shards; nor of all pairs, for want of memory."""
+    monkeypatch.setattr(plan_parts, "BLOCK_SENTENCES", 100)
+    monkeypatch.setattr(pair_plans, "WAITING_PAIRS", most)
+    visits = {}
+    for kind in ("full_sentences", "segment_pairs"):
+        store = TokenStore(write_store(tmp_path / kind, encoded(), num_shards=10))
+        store.shards = [Counted(shard) for shard in store.shards]
+        pairs = len(Sequences(store, kind=kind, length=16))
+        visits[kind] = np.asarray([shard.count for shard in store.shards])
+    batches = (visits["segment_pairs"] - visits["full_sentences"]).max()
+    assert pairs > 5 * 500 and pairs / (2 * most) <= batches <= pairs / most + 1
 
 
 def test_one_document(tmp_path):
@@ -190,8 +218,8 @@ def test_lengths_give_little_away_within_one_document(tmp_path):
     assert abs(excess) < 0.025 + 4 * deviation
 
 
-def test_order_leaves_no_text_out_but_what_it_trims(tmp_path):
-    """Each sentence of a document of two or more is in one pair; documents of one sentence are in none."""
+def test_order_leaves_no_text_out_but_what_it_trims(tmp_path, caplog):
+    """Each sentence of a document of two or more is in one pair; documents of one sentence are in none, and counted."""
     sizes_of = ([5], [5, 6], [5, 6, 7], [5] * 9, [7], [20, 20, 20, 30], [30, 30, 5], [30] * 40)
     texts = [[np.full(size, 200 + size) for size in sizes] for sizes in sizes_of]
     store, sequences, a_starts, a_stops, b_starts, b_stops, _ = pair_columns(64, "sentence_order", TokenStore(write_store(tmp_path, texts)))
@@ -203,5 +231,12 @@ def test_order_leaves_no_text_out_but_what_it_trims(tmp_path):
     shares = np.add.reduceat(covered, np.append(0, document_ends[:-1])) / np.diff(document_ends, prepend=0)
     np.testing.assert_array_equal(shares[:6], [0, 1, 1, 1, 0, 1])
     assert (shares[6:] > 0.9).all()
+    assert caplog.record_tuples == [("bert_jax", logging.WARNING, caplog.messages[0])]
+    assert "leaves out 2 of 8 documents in split 'train'" in caplog.text
+    caplog.clear()
+    pair_columns(64, "sentence_order", TokenStore(write_store(tmp_path / "long", texts[1:4])), duplicates=2)
+    assert not caplog.messages
+    pair_columns(64, "sentence_order", TokenStore(write_store(tmp_path / "mixed", texts)), duplicates=2)
+    assert len(caplog.messages) == 1
     with pytest.raises(ValueError, match="sentence_order needs a document of two sentences"):
         pair_columns(64, "sentence_order", TokenStore(write_store(tmp_path / "single", texts[:1])))
