@@ -8,7 +8,8 @@ from pathlib import Path
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data_pipeline import sentences, tokenizers  # noqa: E402
+from data_pipeline import tokenizers  # noqa: E402
+from data_pipeline.tokenization import sentences
 
 CHARACTERS = 4_000_000
 

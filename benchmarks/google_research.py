@@ -20,10 +20,11 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from data_pipeline import corpus, sentences, tokenizers
-from data_pipeline.loader import Loader
-from data_pipeline.masking import MaskingSpec
-from data_pipeline.prepare import prepare
+from data_pipeline.batches.loader import Loader
+from data_pipeline.batches.masking import MaskingSpec
+from data_pipeline.preparation.prepare import prepare
+from data_pipeline.sources import corpus
+from data_pipeline.tokenization import sentences, tokenizers
 
 PREDICTIONS = {128: 20, 512: 77}
 BATCH_SIZE = 256

@@ -22,10 +22,10 @@ import tokenizers
 import torch
 import transformers
 
-from data_pipeline.loader import Loader
-from data_pipeline.masking import MaskingSpec
-from data_pipeline.packing import Sequences
-from data_pipeline.store import TokenStore
+from data_pipeline.batches.loader import Loader
+from data_pipeline.batches.masking import MaskingSpec
+from data_pipeline.sequences.packing import Sequences
+from data_pipeline.stores.store import TokenStore
 
 PREDICTIONS = {128: 20, 512: 77}
 

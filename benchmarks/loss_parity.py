@@ -142,11 +142,11 @@ def torch_losses(directory: Path, batches: Iterator[Batch], recipe: Recipe) -> n
 
 def record_embedded(directory: Path, *, steps: int, batch_size: int, length: int, vocab_size: int) -> RecordedBatches:
     """Tokenizer, token store and recorded batches of the embedded corpus, all under `directory`."""
-    from data_pipeline import tokenizers
-    from data_pipeline.corpus import Corpus
-    from data_pipeline.loader import Loader
-    from data_pipeline.masking import MaskingSpec
-    from data_pipeline.prepare import prepare
+    from data_pipeline.batches.loader import Loader
+    from data_pipeline.batches.masking import MaskingSpec
+    from data_pipeline.preparation.prepare import prepare
+    from data_pipeline.sources.corpus import Corpus
+    from data_pipeline.tokenization import tokenizers
 
     tokenizers.train(Corpus("embedded"), directory / "tokenizer", vocab_size=vocab_size)
     prepare("embedded", directory / "tokenizer", directory / "store", progress=False)

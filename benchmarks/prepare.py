@@ -19,11 +19,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core
 
 import psutil
 
-from data_pipeline import corpus, tokenizers
+from data_pipeline.sources import corpus
+from data_pipeline.tokenization import tokenizers
 
 _PREPARE = """
 import sys
-from data_pipeline.prepare import prepare
+from data_pipeline.preparation.prepare import prepare
 if __name__ == "__main__":
     text, tokenizer, output, workers = sys.argv[1:]
     prepare(text, tokenizer, output, workers=int(workers), progress=False)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline import plans
-from data_pipeline.packing import Sequences
-from data_pipeline.store import TokenStore
+from data_pipeline.sequences import plans
+from data_pipeline.sequences.packing import Sequences
+from data_pipeline.stores.store import TokenStore
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ BERT_MASK = "[MASK]"  # understood by every model, unless the text holds the mod
 
 
 class TextTokenizer(Protocol):
-    """What is asked of a tokenizer, as `data_pipeline.tokenizers.Tokenizer` has it. special: ids of pad, unk, cls, sep and mask."""
+    """What is asked of a tokenizer, as `data_pipeline.tokenization.tokenizers.Tokenizer` has it. special: ids of pad, unk, cls, sep and mask."""
 
     special: dict[str, int]
     mask_token: str

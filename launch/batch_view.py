@@ -33,8 +33,8 @@ def view_stores(
     paths: Sequence[Path], tokenizer, *, sequences: str, choice: str, rate: float, length: int, rows: int, step: int
 ) -> BatchView:
     """Batches of the training split as `pretrain` would make them, of several stores mixed by size. step: which `rows` rows to decode."""
-    from data_pipeline.loader import Loader
-    from data_pipeline.masking import MaskingSpec
+    from data_pipeline.batches.loader import Loader
+    from data_pipeline.batches.masking import MaskingSpec
 
     batch_size = max(rows, 1) * math.ceil(SHOWN_AT_ONCE / max(rows, 1))
     masking = MaskingSpec(rate=rate, predictions=min(round(rate * length) + 1, length), mask_share=0.8, random_share=0.1, choice=choice)
@@ -48,8 +48,8 @@ def view_stores(
 
 def shares(paths: Sequence[Path]) -> tuple[float, ...]:
     """Of the stores in a mixture by size, adding up to 1."""
-    from data_pipeline.mixture import shares_of
-    from data_pipeline.store import TokenStore
+    from data_pipeline.batches.mixture import shares_of
+    from data_pipeline.stores.store import TokenStore
 
     return tuple(shares_of(np.asarray([TokenStore(path).num_tokens for path in paths])).tolist())
 
@@ -84,7 +84,7 @@ def view_source(
 
 def word_starts_of(loader, settings: dict) -> Callable[[Batch], np.ndarray]:
     """bool [B, L] of a loader's batches, as the stores have them. settings: of `packing.Sequences`."""
-    from data_pipeline.packing import Sequences
+    from data_pipeline.sequences.packing import Sequences
 
     parts = [Sequences(source.store, **settings, with_words=True) for source in loader.sources]
     first_ids = np.asarray([source.first_id for source in loader.sources])

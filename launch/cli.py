@@ -98,7 +98,8 @@ def add_corpus_options(command: argparse.ArgumentParser) -> None:
 
 def add_tokenizer(commands) -> None:
     def run(arguments):
-        from data_pipeline import corpus, tokenizers
+        from data_pipeline.sources import corpus
+        from data_pipeline.tokenization import tokenizers
 
         documents = corpus.Corpus(
             arguments.input, documents=arguments.documents, text_field=arguments.text_field, on_error=arguments.on_error,
@@ -132,7 +133,7 @@ def add_tokenizer(commands) -> None:
 
 def add_prepare(commands) -> None:
     def run(arguments):
-        from data_pipeline.prepare import prepare
+        from data_pipeline.preparation.prepare import prepare
 
         summary = prepare(
             arguments.input, arguments.tokenizer, arguments.output, workers=arguments.workers, holdout=arguments.holdout,

@@ -1,6 +1,6 @@
 """The one config system: ml_collections files, `--config.FIELD=VALUE` overrides, and a table of every field with its type and meaning.
 
-A config must hold exactly the fields of `FIELDS` (the `model` section: those of its family; `schedule` and `optimizer`: those of
+A config must hold exactly the fields of `ALL_FIELDS` (the `model` section: those of its family; `schedule` and `optimizer`: those of
 their name). The resolved config is plain JSON in the workdir.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from bert_jax.model.families import FAMILY_FIELDS
 from bert_jax.training.named_fields import OPTIMIZERS, SCHEDULES
 
 
@@ -76,13 +77,14 @@ FIELDS: dict[str, tuple[type, str]] = {
 }
 
 MODEL_FIELDS: dict[str, tuple[type, str]] = {
-    "model.family": (str, "bert"),
+    "model.family": (str, ", ".join(FAMILY_FIELDS)),
     "model.vocab_size": (int, "0: the tokenizer's"),
     "model.hidden_size": (int, "width"),
     "model.num_layers": (int, "depth"),
     "model.num_heads": (int, "attention heads"),
     "model.intermediate_size": (int, "width of the MLP"),
-    "model.max_positions": (int, "rows of the position table"),
+    "model.max_positions": (int, "tokens in the longest sequence; transformers' max_position_embeddings without the offset"),
+    "model.position_offset": (int, "of RoBERTa and XLM-R: the tokenizer's padding id + 1, from which positions count (fairseq: 2)"),
     "model.type_vocab_size": (int, "rows of the token-type table"),
     "model.activation": (str, "gelu (erf), gelu_tanh or relu"),
     "model.norm_eps": (float, "epsilon of the layer norms"),
@@ -100,8 +102,8 @@ PHASE_FIELDS: dict[str, tuple[type, str]] = {
 CHANGES_WITH_PHASE = ("steps", "batch_size", "accumulate", "length", "data.", "masking.", "schedule.", "compute.")
 
 ALL_FIELDS = FIELDS | MODEL_FIELDS
-# Sections whose `name` decides which of their fields a config states: section -> name -> fields.
-NAMED_SECTIONS = {"schedule": SCHEDULES, "optimizer": OPTIMIZERS}
+# Sections of which one field, the name, decides which others a config states: section -> that field; name -> its fields.
+NAMED_SECTIONS = {"model": ("family", FAMILY_FIELDS), "schedule": ("name", SCHEDULES), "optimizer": ("name", OPTIMIZERS)}
 # What a run may change between its stops without becoming another run.
 FREE_TO_CHANGE = ("log_every", "eval.", "checkpoint.", "mesh.", "data.path")
 
@@ -128,8 +130,8 @@ def load(path: str, overrides: list[str]) -> dict[str, Any]:
             node[name] = value
     resolved = config.to_dict()
     overridden = {override.partition("=")[0].removeprefix("config.") for override in overrides}
-    for section in NAMED_SECTIONS:
-        if f"{section}.name" in overridden:
+    for section, (named_by, _) in NAMED_SECTIONS.items():
+        if f"{section}.{named_by}" in overridden:
             stated = {field.partition(".")[2] for field in overridden if field.startswith(f"{section}.")}
             resolved[section] = drop_unused(section, resolved[section], stated)
     _check_fields(_flatten(resolved), path)
@@ -138,16 +140,17 @@ def load(path: str, overrides: list[str]) -> dict[str, Any]:
 
 def drop_unused(section: str, values: dict[str, Any], stated: Iterable[str]) -> dict[str, Any]:
     """The values of a named section whose name was changed: without what only the old name uses, but with the fields in `stated`."""
-    return {name: value for name, value in values.items() if name in stated or not _unused(f"{section}.{name}", values["name"])}
+    chosen = values[NAMED_SECTIONS[section][0]]
+    return {name: value for name, value in values.items() if name in stated or not _unused(f"{section}.{name}", chosen)}
 
 
 def _unused(field: str, chosen: str) -> str | None:
     """Why the field has no use where its section's name is `chosen`; None if it has. ConfigError if there is no such name."""
     section, _, name = field.partition(".")
-    names = NAMED_SECTIONS[section]
+    named_by, names = NAMED_SECTIONS[section]
     if chosen not in names:
-        raise ConfigError(f"{section}.name is {chosen!r}; known: {', '.join(names)}")
-    return None if name in ("name", *names[chosen]) else f"{section}.name={chosen} takes {', '.join(names[chosen])}"
+        raise ConfigError(f"{section}.{named_by} is {chosen!r}; known: {', '.join(names)}")
+    return None if name in (named_by, *names[chosen]) else f"{section}.{named_by}={chosen} takes {', '.join(names[chosen])}"
 
 
 def set_in_phase(phases: list[dict], field: str, value: Any) -> None:
@@ -211,7 +214,8 @@ def _check_fields(flat: dict[str, Any], path: str) -> None:
         missing = [field for field in ALL_FIELDS if field not in flat and not (field == "phases" and any(name.startswith("phases.") for name in flat))]
         for field in ALL_FIELDS:
             section = field.partition(".")[0]
-            if section in NAMED_SECTIONS and f"{section}.name" in flat and (reason := _unused(field, flat[f"{section}.name"])):
+            chosen = flat.get(f"{section}.{NAMED_SECTIONS[section][0]}") if section in NAMED_SECTIONS else None
+            if chosen is not None and (reason := _unused(field, chosen)):
                 if field in flat:
                     raise ConfigError(f"{field} is set, but {reason}; take it out")
                 missing.remove(field)

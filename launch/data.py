@@ -22,7 +22,7 @@ class Data:
     """Where batches come from: token stores (several are a mixture), or recorded batches.
 
     held_out: the stores with a split for evaluation. shares: float64 [S], of the stores in the mixture. fingerprint: of the contents. special: ids of the
-    special tokens and unigram_shares: float64 [vocab_size] of the training text, both None for recorded batches.
+    special tokens. unigram_shares: float64 [vocab_size] of the training text, None for recorded batches.
     """
 
     paths: tuple[Path, ...]
@@ -34,7 +34,7 @@ class Data:
     fingerprint: str
     tokenizer_dir: Path | None
     unigram_shares: np.ndarray | None
-    special: dict[str, int] | None
+    special: dict[str, int]
 
     def __str__(self) -> str:
         return ",".join(map(str, self.paths))
@@ -57,8 +57,8 @@ def open_data(config: dict[str, Any]) -> Data:
     paths = data_paths(config["data"]["path"])
     if RecordedBatches.is_at(paths[0]):
         return open_recorded(config, paths)
-    from data_pipeline.mixture import shares_of
-    from data_pipeline.store import TokenStore
+    from data_pipeline.batches.mixture import shares_of
+    from data_pipeline.stores.store import TokenStore
 
     stores = [TokenStore(path, split="train") for path in paths]
     for store in stores:
@@ -87,12 +87,12 @@ def open_recorded(config: dict[str, Any], paths: tuple[Path, ...]) -> Data:
         raise ConfigError(f"data.path names {len(paths)} places, and {paths[0]} holds recorded batches; a mixture is made of token stores (and then recorded)")
     recorded = RecordedBatches(paths[0])
     about = recorded.description
-    missing = [name for name in ("vocab_size", "tokenizer_hash", "data", "masking", "seed") if name not in about]
+    missing = [name for name in ("vocab_size", "tokenizer_hash", "special", "data", "masking", "seed") if name not in about]
     if missing:
         raise ConfigError(f"the recorded batches in {paths[0]} do not say their {', '.join(missing)}; record them with `bert-jax record`")
     check_recorded_settings(config, recorded)
     return Data(
-        paths, True, (), np.ones(1), about["vocab_size"], about["tokenizer_hash"], recorded.fingerprint, recorded.tokenizer_dir, None, None
+        paths, True, (), np.ones(1), about["vocab_size"], about["tokenizer_hash"], recorded.fingerprint, recorded.tokenizer_dir, None, about["special"]
     )
 
 
@@ -149,7 +149,7 @@ def check_same_tokenizer(data: Data, tokenizer_dir: Path) -> None:
     """ConfigError if the data was made with another tokenizer than the one beside the model."""
     if not tokenizer_dir.is_dir():
         return
-    from data_pipeline import tokenizers
+    from data_pipeline.tokenization import tokenizers
 
     held = tokenizers.load(tokenizer_dir).hash
     if held != data.tokenizer_hash:
@@ -160,7 +160,8 @@ def check_same_tokenizer(data: Data, tokenizer_dir: Path) -> None:
 
 
 def resolve_vocabulary(config: dict[str, Any], data: Data) -> dict[str, Any]:
-    """The config with model.vocab_size filled in from the data, or checked against it."""
+    """The config with model.vocab_size filled in from the data, or checked against it, as is model.position_offset."""
+    check_position_offset(config["model"], data)
     given = config["model"]["vocab_size"]
     if given not in (0, data.vocab_size):
         raise ConfigError(
@@ -170,9 +171,21 @@ def resolve_vocabulary(config: dict[str, Any], data: Data) -> dict[str, Any]:
     return config | {"model": config["model"] | {"vocab_size": data.vocab_size}}
 
 
+def check_position_offset(model: dict[str, Any], data: Data) -> None:
+    """ConfigError unless a model whose positions begin after the padding token's id has the id of the data's tokenizer."""
+    if "position_offset" not in model:
+        return
+    pad = data.special["pad"]
+    if model["position_offset"] != pad + 1:
+        raise ConfigError(
+            f"model.position_offset is {model['position_offset']}, but the tokenizer of {data} pads with id {pad}, and transformers counts the positions of "
+            f"this family from that id + 1; set --config.model.position_offset={pad + 1}"
+        )
+
+
 def pair_objective(config: dict[str, Any]) -> str | None:
     """What the sentence-pair head is trained for: "nsp", "sop", or None without the head. ConfigError if the sequences have no labels for it."""
-    if not config["model"]["nsp"]:
+    if not config["model"].get("nsp"):  # not every family can have the head
         return None
     sequences = config["data"]["sequences"]
     if sequences not in PAIR_OBJECTIVES:
@@ -192,8 +205,8 @@ def make_source(config: dict[str, Any], data: Data, mesh: Mesh | None, *, split:
     rows = None if mesh is None else process_rows(mesh, batch_size)
     if data.recorded:
         return RecordedBatches(data.paths[0], rows=rows)
-    from data_pipeline.loader import Loader
-    from data_pipeline.masking import MaskingSpec
+    from data_pipeline.batches.loader import Loader
+    from data_pipeline.batches.masking import MaskingSpec
 
     cut, settings = sequence_settings(config, split), dict(config["masking"])
     end_rate = settings.pop("end_rate") or settings["rate"]

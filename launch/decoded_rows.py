@@ -49,7 +49,7 @@ def printable(text: str) -> str:
 
 
 def decode_rows(batch: dict[str, np.ndarray], tokenizer, rows: int, source_names: tuple[str, ...] = ()) -> list[DecodedRow]:
-    """The first `rows` rows of a batch. tokenizer: as `data_pipeline.tokenizers.load` gives. source_names: what `source_ids` number."""
+    """The first `rows` rows of a batch. tokenizer: as `data_pipeline.tokenization.tokenizers.load` gives. source_names: what `source_ids` number."""
     show = functools.cache(lambda token: surface(tokenizer, token))
     rows = min(rows, len(batch["input_ids"]))
     batch = {name: array[:rows] for name, array in batch.items()}

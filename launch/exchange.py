@@ -96,6 +96,6 @@ def _read(source: Path) -> tuple[dict, dict, Path, list[str]]:
 
 def save_tokenizer(source: Path, target: Path) -> None:
     """The tokenizer files of a directory, and tokenizer.json made from vocab.txt where there is none."""
-    from data_pipeline import tokenizers
+    from data_pipeline.tokenization import tokenizers
 
     tokenizers.load(source).save(target)

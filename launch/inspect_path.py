@@ -60,9 +60,9 @@ def inspect_path(text: str, look: Look) -> None:
 
 
 def inspect_stores(paths: tuple[Path, ...], look: Look) -> None:
-    from data_pipeline import tokenizers
-    from data_pipeline.plans import KINDS
-    from data_pipeline.store import TokenStore
+    from data_pipeline.sequences.plans import KINDS
+    from data_pipeline.stores.store import TokenStore
+    from data_pipeline.tokenization import tokenizers
 
     console = make_console()
     stores = [TokenStore(path, split="train") for path in paths]
@@ -96,7 +96,7 @@ def inspect_stores(paths: tuple[Path, ...], look: Look) -> None:
 
 
 def inspect_recording(path: Path, look: Look) -> None:
-    from data_pipeline import tokenizers
+    from data_pipeline.tokenization import tokenizers
 
     source = RecordedBatches(path)
     print(f"recorded batches {path}: {source.num_batches} of {source.batch_size} x {source.length}, {source.predictions} prediction slots")
@@ -111,7 +111,7 @@ def inspect_recording(path: Path, look: Look) -> None:
 
 
 def inspect_workdir(path: Path, look: Look) -> None:
-    from data_pipeline import tokenizers
+    from data_pipeline.tokenization import tokenizers
 
     section = read_model_section(path)
     print(f"workdir {path}: {section['family']}, {make_blueprint(build_spec(section)).num_params:,} parameters")

@@ -26,8 +26,8 @@ class LoadedModel:
     step: int | None
 
     def tokenizer(self):
-        """A `data_pipeline.tokenizers.Tokenizer`."""
-        from data_pipeline import tokenizers
+        """A `data_pipeline.tokenization.tokenizers.Tokenizer`."""
+        from data_pipeline.tokenization import tokenizers
 
         if self.tokenizer_dir is None:
             raise ConfigError(f"{self.origin} has no tokenizer (tokenizer.json, vocab.txt or a SentencePiece model); put the model's own beside its weights")

@@ -18,8 +18,8 @@ def write_samples(workdir: Path, blueprint: Blueprint, params: dict, data: Data,
     """Writes WORKDIR/samples.json: held-out sentences with one word masked, the top predictions and the answer. Nothing if no text is held out."""
     if not data.held_out:
         return
-    from data_pipeline import tokenizers
-    from data_pipeline.store import TokenStore
+    from data_pipeline.stores.store import TokenStore
+    from data_pipeline.tokenization import tokenizers
 
     tokenizer = tokenizers.load(data.tokenizer_dir)
     chosen = choose(TokenStore(data.held_out[0], split="eval"), tokenizer)

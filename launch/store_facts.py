@@ -38,7 +38,7 @@ class StoreFacts:
 
 def read_facts(directory: Path) -> StoreFacts:
     """Raises StoreError if there is no store."""
-    from data_pipeline.store import TokenStore, read_manifest
+    from data_pipeline.stores.store import TokenStore, read_manifest
 
     manifest = read_manifest(directory)
     store = TokenStore(directory, split="train")

@@ -25,7 +25,7 @@ log = logging.getLogger("bert_jax")
 
 
 class BatchSource(Protocol):
-    """A pure function of the step: what `data_pipeline.loader.Loader` and `bert_jax.recorded.RecordedBatches` are.
+    """A pure function of the step: what `data_pipeline.batches.loader.Loader` and `bert_jax.recorded.RecordedBatches` are.
 
     source_names: of the sources of a mixture, which `source_ids` in the batches number; empty where there is one source.
     """

@@ -3,14 +3,16 @@ long words are several."""
 
 import collections
 import functools
+import pydoc_data.topics
 import re
 import tempfile
 from pathlib import Path
 
 import numpy as np
-import pydoc_data.topics
 
-from data_pipeline.store import ShardWriter, TokenStore, file_record, shard_name, write_json, write_manifest
+from data_pipeline.stores.checksums import file_record
+from data_pipeline.stores.manifest import write_json, write_manifest
+from data_pipeline.stores.store import ShardWriter, TokenStore, shard_name
 
 SPECIAL = {"pad": 0, "unk": 100, "cls": 101, "sep": 102, "mask": 103}  # as in BERT's vocabulary: not all at its beginning
 VOCAB_SIZE = 3000

@@ -1,9 +1,9 @@
 """One small run, made by the commands a user types, shared by the tests of the command line."""
 
+import pydoc_data.topics
 import types
 from pathlib import Path
 
-import pydoc_data.topics
 import pytest
 
 from launch.cli import main
@@ -36,6 +36,15 @@ def prepared(corpus, tmp_path_factory):
     run("tokenizer", f"--input={corpus}", "--vocab-size=1000", f"--output={root / 'tokenizer'}")
     run("prepare", f"--input={corpus}", f"--tokenizer={root / 'tokenizer'}", f"--output={root / 'store'}", "--workers=1", "--holdout=0.2")
     return types.SimpleNamespace(tokenizer=root / "tokenizer", store=root / "store")
+
+
+@pytest.fixture(scope="session")
+def byte_bpe_store(corpus, tmp_path_factory) -> Path:
+    """A token store of the same text with a byte-level BPE tokenizer of 700 entries."""
+    root = tmp_path_factory.mktemp("byte_bpe")
+    run("tokenizer", f"--input={corpus}", "--kind=byte_bpe", "--vocab-size=700", f"--output={root / 'tokenizer'}")
+    run("prepare", f"--input={corpus}", f"--tokenizer={root / 'tokenizer'}", f"--output={root / 'store'}", "--workers=1", "--holdout=0.2")
+    return root / "store"
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from bert_jax import batch as contract
-from data_pipeline import tokenizers
-from data_pipeline.loader import Loader
-from data_pipeline.masking import MaskingSpec
+from data_pipeline.batches.loader import Loader
+from data_pipeline.batches.masking import MaskingSpec
+from data_pipeline.tokenization import tokenizers
 from launch.batch_statistics import measure, original_ids
 from launch.batch_view import word_starts_by_token, word_starts_of
 from launch.cli import main

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.sharding import put_batch
 from bert_jax.batch import device_fields
+from bert_jax.sharding import put_batch
 from bert_jax.training.checkpoint import CheckpointError, Checkpoints
 from tests.training.conftest import make_batch
 

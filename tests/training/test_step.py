@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from bert_jax.batch import device_fields
+from bert_jax.model.families import bert
 from bert_jax.sharding import make_mesh, process_rows, put_batch
 from bert_jax.training.evaluate import evaluate
 from bert_jax.training.metrics import divide, model_flops
 from bert_jax.training.objectives import MaskedLm, ratios
 from bert_jax.training.state import make_blueprint
-from bert_jax.model.families import bert
 from bert_jax.training.step import make_eval_step, make_train_step
 from tests.training.conftest import LENGTH, make_batch
 

@@ -1,0 +1,1 @@
+"""Rows -> masked batches: which tokens to predict, mixtures of stores, and the loader."""

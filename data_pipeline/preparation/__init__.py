@@ -1,0 +1,1 @@
+"""Documents -> token store, on local processes or Apache Beam."""

@@ -1,0 +1,1 @@
+"""The token store: flat numpy arrays with a manifest of counts and checksums."""

@@ -1,0 +1,1 @@
+"""Text -> token ids: sentences, WordPiece, byte-level BPE and SentencePiece, trained and loaded, with word starts."""
