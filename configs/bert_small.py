@@ -3,6 +3,9 @@
 Run:      bert-jax pretrain --config=configs/bert_small.py --workdir=runs/bert_small --config.data.path=STORE
 Hardware: one GPU, one TPU or a patient CPU. Time here: not measured.
 Score:    google-research/bert lists a GLUE test average of 71.2 for BERT-small (recalled).
+Laptop:   --config.steps=2 --config.schedule.warmup_steps=1 --config.batch_size=4 --config.model.num_layers=2
+          --config.model.hidden_size=32 --config.model.num_heads=2 --config.model.intermediate_size=64 --config.model.vocab_size=0
+          --config.compute.dtype=float32 --config.eval.sequences=16
 The paper gives the sizes; optimizer and schedule are BERT's (google-research/bert), the peak rate raised to 5e-4 as small models bear.
 """
 

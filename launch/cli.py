@@ -256,11 +256,11 @@ def add_import(commands) -> None:
 
     command = add_command(
         commands, "import", run,
-        "Reads a BERT into a workdir for continued pretraining. Missing pretraining heads are initialised, and it says so.",
+        "Reads a BERT, RoBERTa or XLM-R into a workdir for continued pretraining. Missing pretraining heads are initialised, and it says so.",
         "  bert-jax import --from=bert-base-uncased --workdir=runs/domain\n"
         "  bert-jax import --from=uncased_L-12_H-768_A-12 --workdir=runs/domain     (bert_model.ckpt + bert_config.json + vocab.txt)",
     )
-    command.add_argument("--from", required=True, metavar="DIR", help="a Hugging Face BERT directory, or an original TensorFlow checkpoint's")
+    command.add_argument("--from", required=True, metavar="DIR", help="a Hugging Face directory, or an original TensorFlow checkpoint's")
     command.add_argument("--workdir", required=True, metavar="DIR")
 
 
@@ -328,9 +328,9 @@ def add_record(commands) -> None:
     command = add_command(
         commands, "record", run,
         "Writes a config's first batches, masked once and for all: static masking, and training where TensorFlow is absent.",
-        "  bert-jax record --config=configs/bert_base.py --config.data.path=store --batches=1000 --output=recorded\n"
-        "  bert-jax record --config=configs/bert_base.py --config.data.path=store --epochs=10 --output=recorded     (ten masks for each sequence)\n"
-        "  bert-jax pretrain --config=configs/bert_base.py --workdir=run --config.data.path=recorded",
+        "  bert-jax record --config=configs/bert_small.py --config.data.path=store --batches=1000 --output=recorded\n"
+        "  bert-jax record --config=configs/bert_small.py --config.data.path=store --epochs=10 --output=recorded     (ten masks for each sequence)\n"
+        "  bert-jax pretrain --config=configs/bert_small.py --workdir=run --config.data.path=recorded",
     )
     add_config_options(command)
     command.add_argument("--output", required=True, metavar="DIR")

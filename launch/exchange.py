@@ -53,7 +53,7 @@ def card_facts(workdir: Path, step: int) -> dict:
 
 
 def import_model(source: Path, workdir: Path) -> None:
-    """Reads a Hugging Face BERT directory or an original TensorFlow checkpoint into a new workdir, as a checkpoint of step 0.
+    """Reads a Hugging Face directory of a known family or an original TensorFlow checkpoint into a new workdir, as a checkpoint of step 0.
 
     The workdir appears only when whole.
     """
@@ -90,7 +90,7 @@ def _read(source: Path) -> tuple[dict, dict, Path, list[str]]:
         return section, params, source, notes
     imported = huggingface.load(source, key=key)
     if imported.tokenizer_dir is None:
-        raise ConfigError(f"{source} has no tokenizer (tokenizer.json or vocab.txt); put the model's own beside its weights")
+        raise ConfigError(f"{source} has no tokenizer (tokenizer.json, vocab.txt, vocab.json with merges.txt, or a SentencePiece model); put the model's own beside its weights")
     return imported.model_section, imported.params, Path(imported.tokenizer_dir), imported.notes
 
 

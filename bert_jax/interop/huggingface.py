@@ -1,9 +1,9 @@
-"""Hugging Face BERT directories: writes our parameters as one, and reads one into our parameters.
+"""Hugging Face directories: writes our parameters as one, and reads one into our parameters.
 
 Neither needs torch or transformers (a `pytorch_model.bin` needs torch). The export is the complete pretraining model: with NSP it is a
-`BertForPreTraining`, without a `BertForMaskedLM`, and that class loads it without a remark. As with google-bert/bert-base-uncased, a
-narrower class (`BertModel`, `BertForMaskedLM` on a model with NSP) loads all it has a place for and reports the heads it leaves out as
-unexpected; only `BertModel` on a model without NSP lacks weights, the pooler's, for that was never trained.
+`BertForPreTraining`, without the family's `...ForMaskedLM`, and that class loads it without a remark. As with bert-base-uncased and
+roberta-base, a narrower class (`AutoModel`, `BertForMaskedLM` on a model with NSP) loads all it has a place for and reports the heads it
+leaves out as unexpected; only `AutoModel` on a model without NSP lacks weights, the pooler's, for that was never trained.
 """
 
 import dataclasses
@@ -20,11 +20,24 @@ import tokenizers
 
 from bert_jax.interop import bert_config, model_card, names
 from bert_jax.model.families import build_spec
+from bert_jax.model.spec import EmbeddingSpec
 
 WEIGHTS, INDEX, TORCH_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 CONFIG, README = "config.json", "README.md"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "added_tokens.json")
-TIED = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.bias": "cls.predictions.bias"}
+TOKENIZER_CONFIG = "tokenizer_config.json"
+SENTENCEPIECE_FILES = ("spiece.model", "sentencepiece.bpe.model", "spm.model")
+TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", *SENTENCEPIECE_FILES,
+    TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+TOKENIZER_FORMS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), *((name,) for name in SENTENCEPIECE_FILES))
+TIED = {  # by naming: a repeated weight -> the one that it is tied to
+    "bert": {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    "roberta": {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+}
 PRODUCER = {"format": "pt", "producer": "bert_jax"}  # transformers asks for the format; the producer marks a directory as ours to overwrite
 
 
@@ -50,8 +63,9 @@ def export(
     spec = build_spec(model_section)
     _check_overwrite(directory)
     files = [tokenizer_dir / name for name in TOKENIZER_FILES if (tokenizer_dir / name).is_file()]
-    config = bert_config.config_from_spec(spec, pad_token_id=_pad_token_id(tokenizer_dir, spec.encoder.embedding.vocab_size))
-    tensors = names.to_tensors(params, spec)
+    config = bert_config.config_from_section(model_section, **_special_ids(tokenizer_dir, spec.encoder.embedding.vocab_size))
+    architecture = bert_config.ARCHITECTURES[model_section["family"]]
+    tensors = names.to_tensors(params, spec, architecture.naming)
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     new = directory.with_name(f".{directory.name}.{os.getpid()}.new")
@@ -62,7 +76,8 @@ def export(
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for file in files:
             shutil.copyfile(file, new / file.name)
-        (new / README).write_text(model_card.render(directory.resolve().name, spec, tensors, card or {}), encoding="utf-8")
+        _fit_tokenizer_config(new / TOKENIZER_CONFIG, spec.encoder.embedding)
+        (new / README).write_text(model_card.render(directory.resolve().name, model_section, tensors, card or {}), encoding="utf-8")
         if directory.exists():  # a directory cannot replace a full one in one step
             os.replace(directory, old)
         os.replace(new, directory)
@@ -72,7 +87,7 @@ def export(
 
 
 def load(directory: str | os.PathLike, *, key: jax.Array) -> Imported:
-    """Reads a Hugging Face BertForPreTraining, BertForMaskedLM or BertModel from safetensors, whole or sharded, or pytorch_model.bin.
+    """Reads a BertForPreTraining, or the MaskedLM or Model class of a known family, from safetensors, whole or sharded, or pytorch_model.bin.
 
     Heads that the checkpoint lacks are initialised from `key`; the notes say which, and what else is not as stored. FileNotFoundError or
     ValueError name the file or weight, what was found and the fix.
@@ -80,15 +95,16 @@ def load(directory: str | os.PathLike, *, key: jax.Array) -> Imported:
     directory = pathlib.Path(directory)
     if not (directory / CONFIG).is_file():
         raise FileNotFoundError(f"{directory / CONFIG} is missing; give the directory of a Hugging Face model (config.json and {WEIGHTS})")
-    tensors = _canonical(_read_weights(directory))
     source = str(directory / CONFIG)
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{source} is not JSON: {error}; fetch it again") from None
-    section = bert_config.section_from_config(config, nsp=names.has_nsp(tensors, "hugging_face"), source=source)
-    params, notes = names.from_tensors(tensors, build_spec(section), "hugging_face", key)
-    has_tokenizer = any((directory / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
+    naming = bert_config.ARCHITECTURES[bert_config.family_of(config, source=source)].naming
+    tensors = _canonical(_read_weights(directory), naming)
+    section = bert_config.section_from_config(config, nsp=names.has_nsp(tensors, naming), source=source)
+    params, notes = names.from_tensors(tensors, build_spec(section), naming, key)
+    has_tokenizer = any(all((directory / name).is_file() for name in form) for form in TOKENIZER_FORMS)
     return Imported(section, params, directory if has_tokenizer else None, notes)
 
 
@@ -112,8 +128,8 @@ def _is_export(directory: pathlib.Path) -> bool:
         return False
 
 
-def _pad_token_id(tokenizer_dir: pathlib.Path, vocab_size: int) -> int:
-    """The id of [PAD], after checking that every id of the tokenizer has a row in the model."""
+def _special_ids(tokenizer_dir: pathlib.Path, vocab_size: int) -> dict[str, int]:
+    """The ids of the tokens pad, cls and sep, after checking that every id of the tokenizer has a row in the model."""
     path = tokenizer_dir / "tokenizer.json"
     if path.is_file():
         tokens = tokenizers.Tokenizer.from_file(str(path)).get_vocab()
@@ -127,9 +143,24 @@ def _pad_token_id(tokenizer_dir: pathlib.Path, vocab_size: int) -> int:
             f"the tokenizer in {tokenizer_dir} has ids up to {max(tokens.values())}, but the model has vocab_size {vocab_size}; "
             "give the tokenizer that the model was trained with"
         )
-    if "[PAD]" not in tokens:
-        raise ValueError(f"the tokenizer in {tokenizer_dir} has no [PAD] token, which a BERT export needs")
-    return tokens["[PAD]"]
+    special = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]"}  # where no file names them, as beside a bare vocab.txt
+    for file in ("special_tokens_map.json", TOKENIZER_CONFIG):
+        stated = json.loads((tokenizer_dir / file).read_text(encoding="utf-8")) if (tokenizer_dir / file).is_file() else {}
+        for role in special:
+            token = stated.get(f"{role}_token") or special[role]
+            special[role] = token["content"] if isinstance(token, dict) else token
+    missing = [token for token in special.values() if token not in tokens]
+    if missing:
+        raise ValueError(f"the tokenizer in {tokenizer_dir} has no {', '.join(missing)}, which an export needs")
+    return {role: tokens[token] for role, token in special.items()}
+
+
+def _fit_tokenizer_config(path: pathlib.Path, tables: EmbeddingSpec) -> None:
+    """Tells transformers' tokenizer how long an input may be, and to make token types only if the model has a table for more than one."""
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    inputs = ["input_ids", *(["token_type_ids"] if tables.type_vocab_size > 1 else []), "attention_mask"]
+    config |= {"model_max_length": tables.max_positions, "model_input_names": inputs}
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_weights(directory: pathlib.Path) -> dict[str, np.ndarray]:
@@ -167,18 +198,20 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     return {name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy() for name, tensor in state.items()}
 
 
-def _canonical(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Older names and the encoder-only layout -> today's names of a BertForPreTraining; tied copies are checked and dropped."""
+def _canonical(tensors: dict[str, np.ndarray], naming: str) -> dict[str, np.ndarray]:
+    """Older names and the encoder-only layout -> today's names of the pretraining class; tied copies are checked and dropped."""
     for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
         tensors = {name.replace(old, new): array for name, array in tensors.items()}
-    if not any(name.startswith("bert.") for name in tensors):
+    if not any(name.startswith(f"{naming}.") for name in tensors):
         inside = ("embeddings.", "encoder.", "pooler.")
-        tensors = {f"bert.{name}" if name.startswith(inside) else name: array for name, array in tensors.items()}
-    tensors.pop("bert.embeddings.position_ids", None)  # a buffer of older releases: 0, 1, 2, ...
-    if "cls.predictions.decoder.bias" in tensors:
-        tensors.setdefault("cls.predictions.bias", tensors["cls.predictions.decoder.bias"])
-    for name, original in TIED.items():
+        tensors = {f"{naming}.{name}" if name.startswith(inside) else name: array for name, array in tensors.items()}
+    tensors.pop(f"{naming}.embeddings.position_ids", None)  # a buffer of older releases: 0, 1, 2, ...
+    for name, original in TIED[naming].items():
         array = tensors.pop(name, None)
-        if array is not None and original in tensors and not np.array_equal(array, tensors[original]):
+        if array is None:
+            continue
+        if name.endswith(".bias"):  # some releases hold it under the decoder's name only
+            tensors.setdefault(original, array)
+        if original in tensors and not np.array_equal(array, tensors[original]):
             raise ValueError(f"weight {name} differs from {original}; only models whose decoder is tied to the embeddings can be imported")
     return tensors

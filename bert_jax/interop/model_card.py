@@ -2,21 +2,22 @@
 
 import numpy as np
 
-from bert_jax.model.spec import ModelSpec
+from bert_jax.interop.bert_config import ARCHITECTURES, model_class
+from bert_jax.model.families import build_spec
 
 TEMPLATE = """\
 ---
 library_name: transformers
 pipeline_tag: fill-mask
 tags:
-- bert
+- {tag}
 - fill-mask
 - bert_jax
 ---
 
 # {name}
 
-A BERT encoder, pretrained with bert_jax with {objectives}.
+A {title} encoder, pretrained with bert_jax with {objectives}.
 
 ## Use
 
@@ -39,8 +40,9 @@ lists those as unexpected.{pooler}
 {sections}"""
 
 
-def render(name: str, spec: ModelSpec, tensors: dict[str, np.ndarray], card: dict) -> str:
+def render(name: str, section: dict, tensors: dict[str, np.ndarray], card: dict) -> str:
     """The card's Markdown. card: facts of the run; a dict becomes a section, nested dicts dotted names, other values rows of "Run"."""
+    spec, architecture = build_spec(section), ARCHITECTURES[section["family"]]
     encoder = spec.encoder
     facts = {
         "Layers": encoder.num_layers,
@@ -56,8 +58,10 @@ def render(name: str, spec: ModelSpec, tensors: dict[str, np.ndarray], card: dic
     sections = ({"Run": run} if run else {}) | {heading: _flat(values) for heading, values in card.items() if isinstance(values, dict)}
     return TEMPLATE.format(
         name=name,
+        tag=architecture.model_type,
+        title=architecture.title,
         objectives="masked language modelling and next-sentence prediction" if spec.nsp else "masked language modelling",
-        model_class="BertForPreTraining" if spec.nsp else "BertForMaskedLM",
+        model_class=model_class(section),
         pooler="" if spec.nsp else " There is no pooler: load the encoder with `AutoModel.from_pretrained(..., add_pooling_layer=False)`.",
         model=_table(facts),
         sections="".join(f"\n## {heading.capitalize()}\n\n{_table(values)}" for heading, values in sections.items()),

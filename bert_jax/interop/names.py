@@ -1,7 +1,8 @@
-"""The name table: every parameter of the BERT family beside its Hugging Face and original TensorFlow names, used in both directions.
+"""The name table: every parameter beside its names in checkpoints, used in both directions.
 
 Enters and leaves: our parameter tree (`nnx.to_pure_dict` of a PretrainingModel, layers stacked on the first axis) and flat dicts of arrays
-as checkpoints hold them. The models are those of Devlin et al. 2018 (arXiv 1810.04805), sections 3 and 3.1.
+as checkpoints hold them. The models are those of Devlin et al. 2018 (arXiv 1810.04805), sections 3 and 3.1. A naming is
+"bert" or "roberta", of transformers' models with these prefixes (XLM-R's is RoBERTa's), or "tensorflow", of google-research/bert.
 """
 
 import dataclasses
@@ -19,14 +20,18 @@ from bert_jax.model.spec import ModelSpec
 #   table       as ours                                    kernel      a matrix; one input axis of ours
 #   from_heads  a matrix; two input axes of ours           classifier  a matrix; one input axis of ours, [outputs, inputs] in TensorFlow too
 INPUT_AXES = {"kernel": 1, "from_heads": 2, "classifier": 1}
-OUTPUTS_FIRST = {"hugging_face": ("kernel", "from_heads", "classifier"), "tensorflow": ("classifier",)}
+TORCH = ("kernel", "from_heads", "classifier")
+OUTPUTS_FIRST = {"bert": TORCH, "roberta": TORCH, "tensorflow": ("classifier",)}
+NAMINGS = tuple(OUTPUTS_FIRST)  # in the order of the columns of ROWS
 
 
-def _under(prefixes: tuple[str, str, str], rows: tuple) -> tuple:
-    return tuple(tuple(prefix + name for prefix, name in zip(prefixes, row)) + row[3:] for row in rows)
+def _under(prefixes: tuple[str, str, str, str], rows: tuple) -> tuple:
+    """Rows with the prefixes in front; one of four columns has the same name under both of transformers' prefixes."""
+    full = (row if len(row) == 5 else (row[0], row[1], *row[1:]) for row in rows)
+    return tuple((*map("".join, zip(prefixes, row)), row[4]) for row in full)
 
 
-EMBED = ("encoder.embed.", "bert.embeddings.", "bert/embeddings/")
+EMBED = ("encoder.embed.", "bert.embeddings.", "roberta.embeddings.", "bert/embeddings/")
 EMBED_ROWS = (
     ("tokens.embedding", "word_embeddings.weight", "word_embeddings", "vocabulary"),
     ("positions.embedding", "position_embeddings.weight", "position_embeddings", "table"),
@@ -34,7 +39,7 @@ EMBED_ROWS = (
     ("norm.scale", "LayerNorm.weight", "LayerNorm/gamma", "flat"),
     ("norm.bias", "LayerNorm.bias", "LayerNorm/beta", "flat"),
 )
-LAYER = ("encoder.layers.", "bert.encoder.layer.{layer}.", "bert/encoder/layer_{layer}/")
+LAYER = ("encoder.layers.", "bert.encoder.layer.{layer}.", "roberta.encoder.layer.{layer}.", "bert/encoder/layer_{layer}/")
 LAYER_ROWS = (
     ("attention.query.kernel", "attention.self.query.weight", "attention/self/query/kernel", "kernel"),
     ("attention.query.bias", "attention.self.query.bias", "attention/self/query/bias", "flat"),
@@ -53,23 +58,30 @@ LAYER_ROWS = (
     ("mlp_norm.scale", "output.LayerNorm.weight", "output/LayerNorm/gamma", "flat"),
     ("mlp_norm.bias", "output.LayerNorm.bias", "output/LayerNorm/beta", "flat"),
 )
+MLM_HEAD = ("mlm_head.", "cls.predictions.", "lm_head.", "cls/predictions/")
+MLM_HEAD_ROWS = (
+    ("transform.kernel", "transform.dense.weight", "dense.weight", "transform/dense/kernel", "kernel"),
+    ("transform.bias", "transform.dense.bias", "dense.bias", "transform/dense/bias", "flat"),
+    ("norm.scale", "transform.LayerNorm.weight", "layer_norm.weight", "transform/LayerNorm/gamma", "flat"),
+    ("norm.bias", "transform.LayerNorm.bias", "layer_norm.bias", "transform/LayerNorm/beta", "flat"),
+    ("bias", "bias", "bias", "output_bias", "vocabulary"),
+)
 ROWS = (
     *_under(EMBED, EMBED_ROWS),
     *_under(LAYER, LAYER_ROWS),
-    ("mlm_head.transform.kernel", "cls.predictions.transform.dense.weight", "cls/predictions/transform/dense/kernel", "kernel"),
-    ("mlm_head.transform.bias", "cls.predictions.transform.dense.bias", "cls/predictions/transform/dense/bias", "flat"),
-    ("mlm_head.norm.scale", "cls.predictions.transform.LayerNorm.weight", "cls/predictions/transform/LayerNorm/gamma", "flat"),
-    ("mlm_head.norm.bias", "cls.predictions.transform.LayerNorm.bias", "cls/predictions/transform/LayerNorm/beta", "flat"),
-    ("mlm_head.bias", "cls.predictions.bias", "cls/predictions/output_bias", "vocabulary"),
-    ("pooler.kernel", "bert.pooler.dense.weight", "bert/pooler/dense/kernel", "kernel"),
-    ("pooler.bias", "bert.pooler.dense.bias", "bert/pooler/dense/bias", "flat"),
-    ("nsp_head.kernel", "cls.seq_relationship.weight", "cls/seq_relationship/output_weights", "classifier"),
-    ("nsp_head.bias", "cls.seq_relationship.bias", "cls/seq_relationship/output_bias", "flat"),
+    *_under(MLM_HEAD, MLM_HEAD_ROWS),
+    ("pooler.kernel", "bert.pooler.dense.weight", None, "bert/pooler/dense/kernel", "kernel"),
+    ("pooler.bias", "bert.pooler.dense.bias", None, "bert/pooler/dense/bias", "flat"),
+    ("nsp_head.kernel", "cls.seq_relationship.weight", None, "cls/seq_relationship/output_weights", "classifier"),
+    ("nsp_head.bias", "cls.seq_relationship.bias", None, "cls/seq_relationship/output_bias", "flat"),
 )
-HEADS = (("cls", "seq_relationship"), ("bert", "pooler"), ("cls", "predictions"))
 NSP_PARTS = ("pooler", "nsp_head")
 # Left over under these names, a weight would change what the model computes, so it is refused; left over elsewhere, it is only noted.
-NEEDED = {"hugging_face": ("bert.embeddings.", "bert.encoder.", "cls."), "tensorflow": ("bert/embeddings/", "bert/encoder/", "cls/")}
+NEEDED = {
+    "bert": ("bert.embeddings.", "bert.encoder.", "cls."),
+    "roberta": ("roberta.embeddings.", "roberta.encoder.", "lm_head."),
+    "tensorflow": ("bert/embeddings/", "bert/encoder/", "cls/"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +116,14 @@ class Weight:
 
 
 def weights(spec: ModelSpec, naming: str) -> list[Weight]:
-    """The table for one model; naming is "hugging_face" or "tensorflow"."""
+    """The table for one model and one of NAMINGS."""
     model = nnx.eval_shape(lambda: PretrainingModel(spec, rngs=nnx.Rngs(params=0)))
     ours = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.split(model)[1]), sep=".")
     table = []
-    for path, hugging_face, tensorflow, kind in ROWS:
+    for path, *columns, kind in ROWS:
         if path.split(".")[0] in NSP_PARTS and not spec.nsp:
             continue
-        name = {"hugging_face": hugging_face, "tensorflow": tensorflow}[naming]
+        name = columns[NAMINGS.index(naming)]
         stacked = path.startswith(LAYER[0])
         shape = ours.pop(path).shape[int(stacked) :]
         outputs_first = kind in OUTPUTS_FIRST[naming]
@@ -130,11 +142,11 @@ def weights(spec: ModelSpec, naming: str) -> list[Weight]:
     return table
 
 
-def to_tensors(params: dict, spec: ModelSpec) -> dict[str, np.ndarray]:
-    """Our parameters -> Hugging Face names and float32 arrays. The decoder's weight and bias are tied there and are not repeated."""
+def to_tensors(params: dict, spec: ModelSpec, naming: str) -> dict[str, np.ndarray]:
+    """Our parameters -> transformers' names and float32 arrays. The decoder's weight and bias are tied there and are not repeated."""
     flat = traverse_util.flatten_dict(params, sep=".")
     tensors = {}
-    for weight in weights(spec, "hugging_face"):
+    for weight in weights(spec, naming):
         array = np.asarray(flat.pop(weight.path))
         layers = array if weight.stacked else array[None]
         tensors |= {name: weight.to_stored(layer) for name, layer in zip(weight.names, layers, strict=True)}
@@ -145,10 +157,8 @@ def to_tensors(params: dict, spec: ModelSpec) -> dict[str, np.ndarray]:
 
 def has_nsp(tensors: dict[str, np.ndarray], naming: str) -> bool:
     """Whether a checkpoint becomes a model with pooler and NSP head: it has the head, or it is an encoder with a pooler and no MLM head."""
-    separator = "." if naming == "hugging_face" else "/"
-    parts = {separator.join(name.split(separator)[:2]) for name in tensors}
-    head, pooler, mlm_head = (f"{first}{separator}{second}" in parts for first, second in HEADS)
-    return head or (pooler and not mlm_head)
+    held = {path.split(".")[0] for path, *columns, _ in ROWS if columns[NAMINGS.index(naming)] in tensors}
+    return "nsp_head" in held or ("pooler" in held and "mlm_head" not in held)
 
 
 def from_tensors(tensors: dict[str, np.ndarray], spec: ModelSpec, naming: str, key: jax.Array) -> tuple[dict, list[str]]:

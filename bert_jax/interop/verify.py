@@ -71,7 +71,7 @@ def verify(directory: str | os.PathLike, params: dict, model_section: dict, text
         raise ValueError(f"verify got {len(texts)} texts; give at least 2, for single sentences and pairs")
     directory, spec = pathlib.Path(directory), build_spec(model_section)
     _check_config(directory, spec)
-    model_class = transformers.BertForPreTraining if spec.nsp else transformers.BertForMaskedLM
+    model_class = getattr(transformers, bert_config.model_class(model_section))
     model, loading = model_class.from_pretrained(
         directory,
         output_loading_info=True,
@@ -94,7 +94,7 @@ def verify(directory: str | os.PathLike, params: dict, model_section: dict, text
     collected: dict[str, list[tuple[float, float]]] = {}
     rows = tokens = 0
     for inputs, extra in ((texts, 0), (pairs, 8)):  # two padded lengths; the second with padding in every row
-        encoded = _encode(tokenizer, inputs, extra, spec.encoder.embedding.max_positions)
+        encoded = _encode(tokenizer, inputs, extra, spec)
         with torch.no_grad():
             outputs = model(**{name: torch.from_numpy(array) for name, array in encoded.items()}, output_hidden_states=True)
         theirs = _named(
@@ -132,15 +132,16 @@ def _check_config(directory: pathlib.Path, spec: ModelSpec) -> None:
         raise VerifyError(f"{path} describes {exported}, but the model is {spec}; export the model again")
 
 
-def _encode(tokenizer, inputs: list, extra: int, max_positions: int) -> dict[str, np.ndarray]:
-    """input_ids, token_type_ids and attention_mask [rows, longest row + extra]; the middle token of each row is [MASK]."""
+def _encode(tokenizer, inputs: list, extra: int, spec: ModelSpec) -> dict[str, np.ndarray]:
+    """input_ids, attention_mask and, if the model tells them apart, token_type_ids, [rows, longest row + extra]; each row's middle is masked."""
+    max_positions, has_types = spec.encoder.embedding.max_positions, spec.encoder.embedding.type_vocab_size > 1
     longest = max(len(ids) for ids in tokenizer(inputs, truncation=True, max_length=max_positions)["input_ids"])
     encoded = tokenizer(
         inputs,
         truncation=True,
         padding="max_length",
         max_length=min(longest + extra, max_positions),
-        return_token_type_ids=True,
+        return_token_type_ids=has_types,
         return_special_tokens_mask=True,
         return_tensors="np",
     )
@@ -148,12 +149,13 @@ def _encode(tokenizer, inputs: list, extra: int, max_positions: int) -> dict[str
         ordinary = np.flatnonzero(special == 0)
         if len(ordinary):
             ids[ordinary[len(ordinary) // 2]] = tokenizer.mask_token_id
-    return {name: np.asarray(encoded[name], np.int64) for name in ("input_ids", "token_type_ids", "attention_mask")}
+    return {name: np.asarray(array, np.int64) for name, array in encoded.items()}
 
 
 def our_outputs(params: dict, spec: ModelSpec, encoded: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """(hidden states [layers + 1, rows, length, hidden], MLM logits [rows, length, vocabulary], NSP logits [rows, 2] or None), float32."""
-    batch = {name: np.asarray(encoded[name], np.int32) for name in ("input_ids", "token_type_ids")}
+    batch = {"input_ids": np.asarray(encoded["input_ids"], np.int32)}
+    batch["token_type_ids"] = np.asarray(encoded.get("token_type_ids", np.zeros_like(batch["input_ids"])), np.int32)
     batch["segment_ids"] = np.asarray(encoded["attention_mask"], np.int32)
     with jax.default_matmul_precision("highest"):  # accelerators round float32 products to fewer bits by default
         return jax.device_get(_forward(spec)(params, batch))

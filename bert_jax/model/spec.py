@@ -31,14 +31,25 @@ def _one_of(owner: object, name: str, known: tuple[str, ...]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingSpec:
-    """Token, position and token-type tables, summed (Devlin et al. 2018, section 3)."""
+    """Token, position and token-type tables, summed (Devlin et al. 2018, section 3).
+
+    max_positions: tokens in the longest input. position_offset: row of the position table that the first token of an input has; RoBERTa's
+    rows begin at the id of the padding token plus one.
+    """
 
     vocab_size: int
     max_positions: int
     type_vocab_size: int
+    position_offset: int = 0
 
     def __post_init__(self):
         _positive(self, "vocab_size", "max_positions", "type_vocab_size")
+        if not isinstance(self.position_offset, int) or self.position_offset < 0:
+            raise ValueError(f"EmbeddingSpec.position_offset is {self.position_offset!r}; it must be an integer, 0 or more")
+
+    @property
+    def position_rows(self) -> int:
+        return self.max_positions + self.position_offset
 
     @property
     def padded_vocab_size(self) -> int:

@@ -2,13 +2,13 @@
 
 import pathlib
 import re
+from pydoc_data.topics import topics
 
 import jax
 import numpy as np
 import pytest
 import tokenizers
 from flax import nnx
-from pydoc_data.topics import topics
 
 from bert_jax.model.families import build_spec
 from bert_jax.model.heads import PretrainingModel

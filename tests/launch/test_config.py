@@ -5,11 +5,16 @@ from pathlib import Path
 
 import jax
 import pytest
+import torch
+import transformers
 
 from bert_jax.batch import check, device_fields, zeros
+from bert_jax.interop import bert_config, huggingface, names
+from bert_jax.model.families import build_spec
 from launch import config as configs
 from launch.cli import main
 from launch.config import ConfigError
+from launch.phases import phases_of
 from launch.run import build_run
 
 CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "__init__")
@@ -77,23 +82,51 @@ def test_an_unknown_argument_is_not_swallowed(capsys):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_builds(path):
-    """Abstract state and batch, by shape inference through the whole train step: nothing is allocated."""
+    """Every phase's abstract state and batch, by shape inference through the whole train step: nothing is allocated."""
     from bert_jax.training.step import make_train_step
 
-    config = configs.load(str(path), [])
-    config["model"]["vocab_size"] = config["model"]["vocab_size"] or 6_000
-    run = build_run(config)
-    batch = zeros(config["batch_size"], config["length"], config["masking"]["predictions"], nsp=config["model"]["nsp"])
-    check(batch)
-    assert config["masking"]["predictions"] >= int(config["masking"]["rate"] * config["length"])
-    step = make_train_step(run.blueprint, run.objective, run.tx, run.schedule, run.compute, run.abstract, run.mesh)
-    shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), device_fields(batch))
-    state, metrics = jax.eval_shape(step, run.abstract, shapes, jax.eval_shape(lambda: jax.random.key(0, impl=config["dropout_rng"])))
-    assert jax.tree.map(lambda leaf: leaf.shape, state) == jax.tree.map(lambda leaf: leaf.shape, run.abstract)
-    assert "loss" in metrics
+    for phase in phases_of(configs.load(str(path), [])):
+        config = phase.config
+        config["model"]["vocab_size"] = config["model"]["vocab_size"] or 6_000
+        run = build_run(config)
+        batch = zeros(config["batch_size"], config["length"], config["masking"]["predictions"], nsp=config["model"].get("nsp", False))
+        check(batch)
+        assert config["masking"]["predictions"] >= int(config["masking"]["rate"] * config["length"])
+        step = make_train_step(
+            run.blueprint, run.objective, run.tx, run.schedule, run.compute, run.abstract, run.mesh, accumulate=config["accumulate"], first_step=phase.start
+        )
+        shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), device_fields(batch))
+        state, metrics = jax.eval_shape(step, run.abstract, shapes, jax.eval_shape(lambda: jax.random.key(0, impl=config["dropout_rng"])))
+        assert jax.tree.map(lambda leaf: leaf.shape, state) == jax.tree.map(lambda leaf: leaf.shape, run.abstract)
+        assert "loss" in metrics
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_says_what_it_is(path):
     text = path.read_text()
-    assert "Run: " in text and "Hardware:" in text and len(text.splitlines()) <= 60
+    for word in ("Run: ", "Hardware:", "Score: ", "Laptop: "):
+        assert word in text
+    assert len(text.splitlines()) <= 60
+
+
+@pytest.mark.parametrize("name, millions", [("bert_base", 110.1), ("bert_large", 336.2), ("roberta_base", 124.7), ("roberta_large", 355.4)])
+def test_published_models_have_the_published_parameters(name, millions):
+    """Every weight's name and shape is that of transformers' model of the same config, which is only described, not allocated."""
+    section = configs.load(f"configs/{name}.py", [])["model"]
+    described = bert_config.config_from_section(section, pad=section.get("position_offset", 1) - 1, cls=0, sep=2)
+    with torch.device("meta"):
+        model = getattr(transformers, described["architectures"][0])(transformers.AutoConfig.for_model(**described))
+    naming = bert_config.ARCHITECTURES[section["family"]].naming
+    ours = {weight_name: weight.stored_shape for weight in names.weights(build_spec(section), naming) for weight_name in weight.names}
+    tied = huggingface.TIED[naming]
+    assert ours == {weight_name: tuple(weight.shape) for weight_name, weight in model.state_dict().items() if weight_name not in tied}
+    assert round(model.num_parameters() / 1e6, 1) == millions
+
+
+def test_the_two_lengths_of_bert_follow_one_line():
+    """The learning rate at the end of the first phase, at the beginning of the second and inside it."""
+    first, second = (build_run(phase.config).schedule for phase in phases_of(configs.load(BASE, [])))
+    whole = lambda step: 1e-4 * (1 - step / 1_000_000)  # noqa: E731
+    places = [(first, 0, step) for step in (10_000, 899_999)] + [(second, 900_000, step) for step in (900_000, 950_000, 999_999)]
+    for schedule, start, step in places:
+        assert float(schedule(step - start)) == pytest.approx(whole(step), rel=1e-5)

@@ -1,4 +1,4 @@
-"""The model computes what transformers' BertForPreTraining computes, logits and gradients, in float32; how it is run changes nothing."""
+"""The model computes what transformers' models compute, logits and gradients, in float32; how it is run changes nothing."""
 
 import functools
 
@@ -10,7 +10,7 @@ import torch
 import transformers
 from flax import nnx
 
-from bert_jax.interop import bert_config, names
+from bert_jax.interop import bert_config, huggingface, names
 from bert_jax.model.families import build_spec
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.model.spec import Compute
@@ -29,6 +29,7 @@ SHAPES = {
     "tanh_gelu": {"activation": "gelu_tanh", "num_layers": 2},
     "wide_one_head": {"hidden_size": 64, "num_heads": 1, "intermediate_size": 96, "num_layers": 2, "vocab_size": 257},
     "mlm_only": {"nsp": False, "norm_eps": 1e-3, "activation": "relu", "num_layers": 2, "type_vocab_size": 3, "vocab_size": 256},
+    "roberta": {"family": "roberta", "num_layers": 2},
 }
 
 # Halves the time to compile; the tests run for milliseconds.
@@ -50,8 +51,9 @@ def random_params(spec, seed: int = 0) -> dict:
 
 
 def random_batch(spec, rows: int = 5, length: int = 23, slots: int = 4, seed: int = 1) -> dict:
-    """Rows of different lengths in two segments; unused prediction slots at the end of each row."""
+    """Rows of different lengths in two segments; unused prediction slots at the end of each row. No real token has the id of padding."""
     random = np.random.default_rng(seed)
+    pad = max(spec.encoder.embedding.position_offset - 1, 0)
     lengths = np.linspace(6, length, rows).astype(int)
     place = np.arange(length)
     real = place < lengths[:, None]
@@ -59,7 +61,7 @@ def random_batch(spec, rows: int = 5, length: int = 23, slots: int = 4, seed: in
     weights = (np.arange(slots) < random.integers(1, slots + 1, rows)[:, None]).astype(np.float32)
     used = weights > 0
     return {
-        "input_ids": np.where(real, random.integers(1, spec.encoder.embedding.vocab_size, (rows, length)), 0).astype(np.int32),
+        "input_ids": np.where(real, random.integers(pad + 1, spec.encoder.embedding.vocab_size, (rows, length)), pad).astype(np.int32),
         "token_type_ids": (real & (place >= lengths[:, None] // 2)).astype(np.int32),
         "segment_ids": real.astype(np.int32),
         "mlm_positions": np.where(used, positions, 0).astype(np.int32),
@@ -85,25 +87,36 @@ def loss_and_gradients(spec, compute=Compute()):
     return jit(jax.value_and_grad(lambda params, batch, key=None: loss(params, batch, spec=spec, compute=compute, key=key), has_aux=True))
 
 
-def stock(spec, params):
+def stock(section, params):
     """transformers' model with our parameters."""
-    config = transformers.BertConfig(**bert_config.config_from_spec(spec, pad_token_id=0), attn_implementation="eager")
-    model = (transformers.BertForPreTraining if spec.nsp else transformers.BertForMaskedLM)(config).eval()
-    tensors = {name: torch.from_numpy(array) for name, array in names.to_tensors(params, spec).items()}
+    spec, architecture = build_spec(section), bert_config.ARCHITECTURES[section["family"]]
+    pad = max(spec.encoder.embedding.position_offset - 1, 0)
+    config = bert_config.config_from_section(section, pad=pad, cls=0, sep=2)
+    config = transformers.AutoConfig.for_model(**config, attn_implementation="eager")
+    model = getattr(transformers, config.architectures[0])(config).eval()
+    tensors = {name: torch.from_numpy(array) for name, array in names.to_tensors(params, spec, architecture.naming).items()}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
-    assert set(missing) == {"cls.predictions.decoder.weight", "cls.predictions.decoder.bias"} and not unexpected
+    assert set(missing) == huggingface.TIED[architecture.naming].keys() and not unexpected
     model.tie_weights()
     return model
+
+
+def inputs_of(batch, spec):
+    """Token types only for a model that tells them apart; ours is given them all the same."""
+    fields = {"input_ids": "input_ids", "attention_mask": "segment_ids"}
+    fields |= {"token_type_ids": "token_type_ids"} if spec.encoder.embedding.type_vocab_size > 1 else {}
+    return {name: torch.from_numpy(batch[field]).long() for name, field in fields.items()}
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
 def both(request):
     """(spec, batch, our result, their model after backward, their outputs, their loss)."""
-    spec = build_spec(BASE | SHAPES[request.param])
+    section = BASE | SHAPES[request.param]
+    spec = build_spec(section)
     params, batch = random_params(spec), random_batch(spec)
-    model = stock(spec, params)
+    model = stock(section, params)
+    outputs = model(**inputs_of(batch, spec))
     tensors = {name: torch.from_numpy(array).long() for name, array in batch.items() if name != "mlm_weights"}
-    outputs = model(input_ids=tensors["input_ids"], token_type_ids=tensors["token_type_ids"], attention_mask=tensors["segment_ids"])
     mlm = outputs.prediction_logits if spec.nsp else outputs.logits
     used = batch["mlm_weights"] > 0
     row, slot = np.nonzero(used)
@@ -134,8 +147,9 @@ def test_gradients(both):
     A key's bias shifts all scores of a query alike, so that its gradient is zero but for rounding: it is judged by the query bias's size.
     """
     spec, _, (_, gradients), model, _, _ = both
-    ours = names.to_tensors(gradients, spec)
-    theirs = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+    naming = model.base_model_prefix
+    ours, tied = names.to_tensors(gradients, spec, naming), huggingface.TIED[naming]
+    theirs = {name: parameter.grad.numpy() for name, parameter in model.named_parameters(remove_duplicate=False) if name not in tied}
     assert ours.keys() == theirs.keys()
     for name, expected in theirs.items():
         scale = np.abs(theirs[name.replace("key.bias", "query.bias")]).max()
@@ -148,9 +162,8 @@ def test_hidden_states(both):
     spec, batch, _, model, _, _ = both
     ours = jit(lambda params: nnx.merge(graph(spec)[0], params).encoder.hidden_states(batch))(jax.device_put(random_params(spec)))
     assert ours.shape[0] == spec.encoder.num_layers + 1
-    inputs = {"input_ids": "input_ids", "token_type_ids": "token_type_ids", "attention_mask": "segment_ids"}
     with torch.no_grad():
-        theirs = model.bert(**{name: torch.from_numpy(batch[field]).long() for name, field in inputs.items()}, output_hidden_states=True)
+        theirs = model.base_model(**inputs_of(batch, spec), output_hidden_states=True)
     real = batch["segment_ids"] > 0
     for one, reference in zip(ours, theirs.hidden_states, strict=True):
         np.testing.assert_allclose(np.asarray(one)[real], reference.numpy()[real], atol=1e-4, rtol=0)
@@ -295,3 +308,21 @@ def test_positions_default_to_the_row_and_are_bounded():
     np.testing.assert_allclose(encode()(fields), encode()(explicit), atol=1e-6)
     with pytest.raises(ValueError, match="length 41 is over the model's max_positions 40"):
         encode()({name: np.zeros((1, 41), np.int32) for name in fields})
+
+
+def test_positions_begin_at_the_offset_and_packed_documents_restart_there():
+    spec = build_spec(BASE | {"family": "roberta", "position_offset": 3})
+    assert spec.encoder.embedding.position_rows == 43
+    embed = nnx.merge(graph(spec)[0], random_params(spec)).encoder.embed
+
+    def table_rows(count, position_ids):
+        """The row of the position table that each place has."""
+        ids = jnp.zeros((1, count), jnp.int32)
+        embed.norm = lambda x: x  # the plain sum
+        rows = embed(ids, ids, position_ids, None, jnp.float32)[0] - embed.tokens(ids, jnp.float32)[0] - embed.token_types.embedding[...][0]
+        return np.abs(np.asarray(rows)[:, None] - np.asarray(embed.positions.embedding[...])).max(-1).argmin(1).tolist()
+
+    assert table_rows(40, None) == list(range(3, 43))
+    assert table_rows(5, jnp.array([[0, 1, 2, 0, 1]])) == [3, 4, 5, 3, 4]
+    with pytest.raises(ValueError, match="length 41 is over the model's max_positions 40"):
+        table_rows(41, None)

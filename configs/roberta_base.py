@@ -1,0 +1,43 @@
+"""RoBERTa-base: 500k steps of 8,192 full-sentence sequences of 512 tokens, MLM alone (Liu et al. 2019, arXiv 1907.11692; fairseq).
+
+Run:      bert-jax pretrain --config=configs/roberta_base.py --workdir=runs/roberta_base --config.data.path=STORE
+STORE:    bert-jax tokenizer --kind=byte_bpe ..., then bert-jax prepare (docs/data.md)
+Hardware: the paper used 1,024 V100 for its large model. Time here: not measured. Micro-batches: 256.
+Score:    GLUE dev: MNLI 87.6, QNLI 92.8, QQP 91.9, RTE 78.7, SST-2 94.8, MRPC 90.2, CoLA 63.6, STS-B 91.2 (fairseq, examples/roberta).
+Laptop:   --config.steps=2 --config.length=128 --config.masking.predictions=20 --config.accumulate=1 --config.schedule.warmup_steps=1
+          --config.batch_size=4 --config.model.num_layers=2 --config.model.hidden_size=32 --config.model.num_heads=2
+          --config.model.intermediate_size=64 --config.model.vocab_size=0 --config.compute.dtype=float32 --config.eval.sequences=16
+fairseq's numbers: Adam 0.9/0.98 eps 1e-6, decay 0.01, no clipping, masks drawn anew each epoch. Recalled: decay also on norms
+and biases. fairseq draws weights from a normal distribution, here it is truncated at two standard deviations.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.steps = 500_000
+    config.phases = []
+    config.batch_size = 8_192
+    config.accumulate = 32
+    config.length = 512
+    config.log_every = 100
+    config.dropout_rng = "rbg"
+    config.data = dict(path="", weights=(), alpha=1.0, sequences="full_sentences", short_seq_prob=0.0, duplicates=1)
+    config.masking = dict(choice="tokens", rate=0.15, end_rate=0.0, predictions=77, mask_share=0.8, random_share=0.1)
+    config.model = dict(
+        family="roberta", vocab_size=50_265, hidden_size=768, num_layers=12, num_heads=12, intermediate_size=3072,
+        max_positions=512, position_offset=2, norm_eps=1e-5, dropout=0.1, attention_dropout=0.1, initializer_range=0.02,
+    )
+    config.compute = dict(dtype="bfloat16", remat="none", unroll=1)
+    config.optimizer = dict(
+        name="adamw", b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.01, clip_norm=0.0, exclude=(), layer_decay=1.0,
+    )
+    config.schedule = dict(
+        name="linear", peak=6e-4, warmup_steps=24_000, total_steps=0, end=0.0, decay_from="warmup",
+    )
+    config.eval = dict(every=10_000, sequences=10_240, batch_size=256)
+    config.checkpoint = dict(every=5_000, keep=3)
+    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    return config
