@@ -323,7 +323,7 @@ def add_record(commands) -> None:
             return print_config(config)
         from launch.record import record
 
-        record(config, Path(arguments.output), batches=arguments.batches, epochs=arguments.epochs)
+        record(config, Path(arguments.output), batches=arguments.batches, epochs=arguments.epochs, phase=arguments.phase)
 
     command = add_command(
         commands, "record", run,
@@ -337,6 +337,7 @@ def add_record(commands) -> None:
     number = command.add_mutually_exclusive_group(required=True)
     number.add_argument("--batches", type=int, help="how many; they are repeated in training")
     number.add_argument("--epochs", type=int, help="instead: whole passes over the data, each with an order and masks of its own; the last batch is filled up")
+    command.add_argument("--phase", type=int, default=0, help="of a config with phases: which one's batches, counted from 0 (default: 0)")
 
 
 def add_report(commands) -> None:

@@ -31,7 +31,9 @@ def test_epochs_hold_every_sequence_with_different_masks_and_need_no_tensorflow(
         assert (positions[one] == positions[other]).all(axis=1)[several].mean() < 0.02
 
 
-@pytest.mark.parametrize("number, message", [("--batches=0", "nothing to record in 0"), ("--epochs=-1", "nothing to record in -")])
+@pytest.mark.parametrize(
+    "number, message", [("--batches=0", "nothing to record in 0"), ("--epochs=-1", "nothing to record in -"), ("--batches=1 --phase=1", "has 1 phase(s), 0 to 0")]
+)
 def test_nothing_to_record(prepared, tmp_path, capsys, number, message):
-    assert main(["record", *SMALL, f"--config.data.path={prepared.store}", number, f"--output={tmp_path / 'recorded'}"]) == 1
+    assert main(["record", *SMALL, f"--config.data.path={prepared.store}", *number.split(), f"--output={tmp_path / 'recorded'}"]) == 1
     assert message in capsys.readouterr().err and not (tmp_path / "recorded").exists()
