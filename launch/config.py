@@ -175,7 +175,11 @@ def parse(field: str, text: str) -> Any:
         if kind is bool:
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
         if kind is tuple:
-            return tuple(part.strip() for part in text.split(",") if part.strip())
+            parts = [part.strip() for part in text.split(",") if part.strip()]
+            try:
+                return tuple(float(part) for part in parts)
+            except ValueError:
+                return tuple(parts)
         value = ast.literal_eval(text.replace("_", "")) if kind is int else float(text)
         if kind is int and isinstance(value, float) and value.is_integer():  # 1e6
             value = int(value)
@@ -295,7 +299,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before, after = _flatten(old), _flatten(new)
     plain = lambda value: list(value) if isinstance(value, tuple) else value  # noqa: E731
     return [
-        f"{field}: {before.get(field)!r} -> {after.get(field)!r}"
+        f"{field}: {plain(before.get(field))!r} -> {plain(after.get(field))!r}"
         for field in sorted(before.keys() | after.keys())
         if plain(before.get(field)) != plain(after.get(field)) and not field.startswith(FREE_TO_CHANGE)
     ]

@@ -98,7 +98,7 @@ def open_recorded(config: dict[str, Any], paths: tuple[Path, ...]) -> Data:
 
 def data_paths(text: str) -> tuple[Path, ...]:
     """The places that data.path names: parted by commas, globs in sorted order."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = [text] if os.path.isdir(text) else [name.strip() for name in text.split(",") if name.strip()]  # a directory may have a comma in its name
     if not names:
         raise ConfigError("data.path is empty: make a token store with `bert-jax prepare` and set --config.data.path=STORE")
     paths: list[Path] = []
@@ -113,6 +113,8 @@ def data_paths(text: str) -> tuple[Path, ...]:
 
 
 def weights_of(config: dict[str, Any]) -> tuple[float, ...]:
+    if len(config["data"]["weights"]) and config["data"]["alpha"] != 1.0:
+        raise ConfigError(f"data.weights and data.alpha={config['data']['alpha']} both say how stores are sampled; give one of them (alpha 1.0 with weights)")
     try:
         return tuple(float(weight) for weight in config["data"]["weights"])
     except ValueError:

@@ -31,5 +31,5 @@ def evaluate_workdir(workdir: Path, *, step: int | None = None, data_path: str |
     with jax.set_mesh(run.mesh):
         params = checkpoints.restore(step, {"params": run.abstract.params})["params"]
         metrics = evaluation(TrainState(step, params, None))
-    print(evaluation_line(step, metrics))
+    print(f"{data}\n{evaluation_line(step, metrics)}")
     return metrics | {"step": step}

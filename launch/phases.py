@@ -50,6 +50,9 @@ def phases_of(config: dict[str, Any]) -> list[Phase]:
             raise ConfigError(f"phases.{number}.steps is {merged['steps']}; every phase needs steps of its own, 1 or more")
         phases.append(Phase(number, name, start, start + merged["steps"], opt_state, merged))
         start = phases[-1].stop
+    names = [phase.name for phase in phases]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two phases are called {max(names, key=names.count)!r}; give each a name of its own")
     return phases
 
 

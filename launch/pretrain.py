@@ -30,6 +30,7 @@ from launch.report import write_report
 from launch.run import Run, build_run, copy_tokenizer, environment
 from launch.samples import write_samples
 
+MOST_RANDOM = 0.65  # of segment pairs, before a warning
 STOPPED = 75  # exit status: stopped by a signal with the state saved; the same command continues
 log = logging.getLogger("bert_jax")
 
@@ -102,11 +103,12 @@ def make_stages(config: dict) -> tuple[dict, list[Stage]]:
     """The config as it is kept (vocabulary resolved, paths absolute), and its phases, each with its data, model, optimizer and batches."""
     stages = []
     for phase in phases_of(config):
-        data = open_data(phase.config)
-        resolved = resolve_vocabulary(phase.config, data)
-        run = build_run(resolved, data.special["mask"])
-        phase = dataclasses.replace(phase, config=resolved | {"data": resolved["data"] | {"path": data.absolute}})
-        stages.append(Stage(phase, data, run, make_source(resolved, data, run.mesh), held_out_evaluation(resolved, run, data)))
+        try:
+            stages.append(make_stage(phase))
+        except ValueError as error:
+            if not phase.name:
+                raise
+            raise ConfigError(f"{phase}: {error}") from None
     first = stages[0]
     for stage in stages[1:]:
         if stage.data.tokenizer_hash != first.data.tokenizer_hash:
@@ -118,6 +120,27 @@ def make_stages(config: dict) -> tuple[dict, list[Stage]]:
             for changes, stage in zip(config["phases"], stages)
         ]
     return kept, stages
+
+
+def make_stage(phase: Phase) -> Stage:
+    data = open_data(phase.config)
+    config = resolve_vocabulary(phase.config, data)
+    run = build_run(config, data.special["mask"])
+    source, evaluation = make_source(config, data, run.mesh), held_out_evaluation(config, run, data)
+    warn_of_random_pairs(config, data, source)
+    return Stage(dataclasses.replace(phase, config=config | {"data": config["data"] | {"path": data.absolute}}), data, run, source, evaluation)
+
+
+def warn_of_random_pairs(config: dict, data: Data, source: BatchSource) -> None:
+    """Where a sentence fills a segment pair there is nothing to follow it, and B is random: the labels are no longer even."""
+    if data.recorded or config["data"]["sequences"] != "segment_pairs" or not config["model"].get("nsp"):
+        return
+    share = sum(part * source.sequences.labels.mean() for part, source in zip(data.shares, source.sources))
+    if share > MOST_RANDOM:
+        log.warning(
+            "in %.0f%% of the segment pairs B is random, because documents or sentences are long or short for length %d: always saying so is right that often. "
+            "Longer sequences, longer documents or data.sequences=sentence_order have even labels", 100 * share, config["length"],
+        )
 
 
 def fingerprint(stages: list[Stage]) -> str:
@@ -206,23 +229,35 @@ def first_state(config: dict, run: Run, checkpoints: Checkpoints) -> tuple[Train
 
 def held_out_evaluation(config: dict, run: Run, data: Data):
     """A function of the state giving held-out metrics, or None if too little text is held out. Every sequence counts at most once."""
-    if not data.held_out:
-        log.warning("no text is held out (see bert-jax prepare --holdout): training without evaluation")
+    if data.recorded:
+        log.warning("recorded batches have no held-out part: no evaluation")
         return None
+    if not data.held_out:
+        log.warning("no text is held out (see bert-jax prepare --holdout): no evaluation")
+        return None
+    for path in data.paths:
+        if path not in data.held_out:
+            log.warning("%s holds no held-out text and takes no part in the evaluation", path)
     shards = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
     try:
         source = make_source(config, data, run.mesh, split="eval", batch_size=shards)
     except ValueError as error:
-        log.warning("training without evaluation: %s", error)
+        log.warning("no evaluation: %s", error)
         return None
     sequences = min(config["eval"]["sequences"], source.num_sequences)
     batch_size = min(config["eval"]["batch_size"], sequences // shards * shards)
     if batch_size < 1:
-        log.warning("training without evaluation: %d sequence(s) are held out, fewer than there are devices (%d)", sequences, shards)
+        log.warning("no evaluation: %d sequence(s) are held out, fewer than there are devices (%d)", sequences, shards)
         return None
     source = make_source(config, data, run.mesh, split="eval", batch_size=batch_size)
     eval_step = make_eval_step(run.blueprint, run.objective, dataclasses.replace(run.compute, remat="none"), run.abstract.params, run.mesh)
     batches = sequences // batch_size
+    if batches * batch_size < config["eval"]["sequences"]:
+        shortest = min(source.sources, key=lambda part: len(part.sequences) / data.shares[data.paths.index(part.store.directory)])
+        log.warning(
+            "evaluating %d held-out sequences instead of eval.sequences=%d: %s has %d", batches * batch_size, config["eval"]["sequences"],
+            shortest.store.directory, len(shortest.sequences),
+        )
     return lambda state: evaluate(state.params, eval_step, source.batches(0, batches), run.mesh, baseline_token=data.baseline_token)
 
 

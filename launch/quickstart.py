@@ -123,7 +123,7 @@ def summary(run: Path, model: Path, examples: list[dict], killed_at: int | None,
     if held_out:
         last = held_out[-1]
         print(f"  held-out accuracy      {last['mlm_accuracy']:.1%} of masked words   (always the most frequent one: {last['unigram_accuracy']:.1%})")
-        print(f"  held-out perplexity    {last['perplexity']:.1f}     next-sentence accuracy {last['nsp_accuracy']:.1%}")
+        print(f"  held-out perplexity    {last['perplexity']:.1f}     next-sentence accuracy {last['nsp_accuracy']:.1%} (commoner label: {last['nsp_majority']:.1%})")
     if killed_at is not None:
         print(f"  resumed                from step {killed_at:,}, after kill -9")
     print("\n  held-out sentences, their masked word and the top predictions:")

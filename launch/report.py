@@ -193,7 +193,7 @@ def _cards(log: Log) -> list[dict[str, str | None]]:
         return f"from {_figure(values[0])} at step {steps[0]:,}" if len(steps) else ""
 
     losses = series(log.train, "loss")[1]
-    unigram, chance = _percent(last(log.eval, "unigram_accuracy")), "held-out; by chance 50.0\u202f%"
+    unigram = _percent(last(log.eval, "unigram_accuracy"))
     tokens, wait, mfu = _figure(median("tokens_per_second")), _percent(median("input_wait")), _percent(median("mfu"))
     resumes = [event["step"] for event in _resumes(log)]
     none = "no evaluation was logged"
@@ -215,7 +215,8 @@ def _cards(log: Log) -> list[dict[str, str | None]]:
     ]
     for name, label in (("nsp_accuracy", "Next-sentence accuracy"), ("sop_accuracy", "Sentence-order accuracy")):
         if any(name in record for record in [*log.train[:1], *log.eval[:1]]):
-            cards[4] = (label, _percent(last(log.eval, name)), chance)
+            majority = _percent(last(log.eval, name.replace("accuracy", "majority")))
+            cards[4] = (label, _percent(last(log.eval, name)), f"held-out; always the commoner label: {majority}" if majority else "held-out")
     counts = source_counts(log.train)
     if counts:
         total = max(1, sum(counts.values()))

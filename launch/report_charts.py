@@ -18,8 +18,8 @@ def make_charts(log: Log) -> list[dict]:
     wanted = [
         ("Loss", "loss", "number", both, None, False),
         ("Masked-token accuracy", "mlm_accuracy", "percent", both, unigram and ("most frequent token", unigram), True),
-        ("Next-sentence accuracy", "nsp_accuracy", "percent", both, ("chance", 0.5), False),
-        ("Sentence-order accuracy", "sop_accuracy", "percent", both, ("chance", 0.5), False),
+        ("Next-sentence accuracy", "nsp_accuracy", "percent", both, ("commoner label", last(log.eval, "nsp_majority") or 0.5), False),
+        ("Sentence-order accuracy", "sop_accuracy", "percent", both, ("commoner label", last(log.eval, "sop_majority") or 0.5), False),
         ("Learning rate", "learning_rate", "number", train, None, True),
         ("Gradient norm", "grad_norm", "number", train, None, True),
         ("Sequences per second", "sequences_per_second", "number", train, None, True),

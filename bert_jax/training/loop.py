@@ -121,11 +121,11 @@ def fit(
             window.append(metrics)
             if len(window) > 2:
                 jax.block_until_ready(window[-3])  # never more than two steps ahead of the devices
+            progress.count(batch)
             if step == start + 1:
                 progress.compiled(metrics)
                 if expected_first_loss is not None:
                     compare_first_loss(metrics, expected_first_loss, progress)
-            progress.count(batch)
 
             due_log, due_eval = step % cadence.log_every == 0, evaluate is not None and cadence.due(cadence.eval_every, step)
             stopping = stop.signal is not None  # read once: a signal that comes later is the next step's
@@ -166,12 +166,12 @@ class Progress:
         layout = "{percentage:3.0f}%|{bar:14}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
         self.bar = tqdm(total=steps, initial=start, dynamic_ncols=True, smoothing=0.1, disable=None, bar_format=layout)
         self.steps = steps
+        self.by_source = np.zeros(len(self.source_names), np.int64)
         self._reset()
 
     def _reset(self) -> None:
         self.began, self.waited, self.idle = time.monotonic(), 0.0, 0.0
         self.sequences = self.tokens = 0
-        self.by_source = np.zeros(len(self.source_names), np.int64)
 
     def __enter__(self):
         self._reset()
@@ -181,7 +181,7 @@ class Progress:
         self.bar.close()
 
     def compiled(self, metrics: dict) -> None:
-        """Waits for the first step, which compiles, and starts the clock of the rates after it."""
+        """Waits for the first step, which compiles, and starts the rates after it."""
         jax.block_until_ready(metrics)
         self.say(f"first step after {time.monotonic() - self.began:.1f} s, compilation included")
         self._reset()
@@ -200,7 +200,11 @@ class Progress:
         self.bar.update()
 
     def rates(self) -> dict[str, float]:
-        """Rates since the last call, over all processes, and the sequences of each source (this process's)."""
+        """Rates since the last call, over all processes (none if there was but the first step), and the sequences of each source (this process's)."""
+        counts = {f"sequences/{name}": int(count) for name, count in zip(self.source_names, self.by_source)}
+        self.by_source[:] = 0
+        if not self.sequences:
+            return counts
         seconds = max(time.monotonic() - self.began - self.idle, 1e-9)
         processes = jax.process_count()
         values = {
@@ -210,17 +214,16 @@ class Progress:
         }
         if self.hardware.peak_flops:
             values["mfu"] = values["sequences_per_second"] * self.hardware.flops_per_sequence / self.hardware.peak_flops
-        values |= {f"sequences/{name}": int(count) for name, count in zip(self.source_names, self.by_source)}
         self._reset()
-        return values
+        return values | counts
 
     def show(self, step: int, values: dict[str, float]) -> None:
         parts = [f"loss {values['loss']:.3f}", f"mlm acc {values['mlm_accuracy']:.1%}"]
         parts += [f"{pairs} acc {values[f'{pairs}_accuracy']:.1%}" for pairs in ("nsp", "sop") if f"{pairs}_accuracy" in values]
-        parts += [f"{values['sequences_per_second']:,.0f} seq/s", f"{values['tokens_per_second']:,.0f} tok/s"]
-        if "mfu" in values:
-            parts.append(f"MFU {values['mfu']:.1%}")
-        parts.append(f"wait {values['input_wait']:.0%}")
+        if "sequences_per_second" in values:
+            parts += [f"{values['sequences_per_second']:,.0f} seq/s", f"{values['tokens_per_second']:,.0f} tok/s"]
+            parts += [f"MFU {values['mfu']:.1%}"] if "mfu" in values else []
+            parts.append(f"wait {values['input_wait']:.0%}")
         if self.bar.disable:
             self.say(f"step {step:>7,}/{self.steps:,}  " + "  ".join(parts))
         else:
@@ -246,8 +249,10 @@ def evaluation_line(step: int, values: dict[str, float]) -> str:
     line = f"step {step:>7,}  held-out: MLM loss {values['mlm_loss']:.3f}  perplexity {values['perplexity']:.2f}  masked accuracy {values['mlm_accuracy']:.1%}"
     if "unigram_accuracy" in values:
         line += f" (unigram baseline {values['unigram_accuracy']:.1%})"
-    pairs = [f"  {pairs.upper()} accuracy {values[f'{pairs}_accuracy']:.1%}" for pairs in ("nsp", "sop") if f"{pairs}_accuracy" in values]
-    return line + "".join(pairs)
+    for pairs in ("nsp", "sop"):
+        if f"{pairs}_accuracy" in values:
+            line += f"  {pairs.upper()} accuracy {values[f'{pairs}_accuracy']:.1%} (commoner label {values[f'{pairs}_majority']:.1%})"
+    return line + f"  on {values['sequences']:,} sequences"
 
 
 def compare_first_loss(metrics: dict[str, tuple], expected: float, progress: Progress) -> None:

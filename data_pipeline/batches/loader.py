@@ -229,7 +229,11 @@ class Loader:
 
     def _explained(self, cause: Exception | str, step: int) -> RuntimeError:
         where = ", ".join(str(source.store.directory) for source in self.sources)
-        return RuntimeError(f"batch {step} could not be read from {where}: {cause}")
+        hint = ""
+        if isinstance(cause, IndexError):  # numbers that no whole store or plan holds
+            plans = ", ".join(str(source.sequences.directory) for source in self.sources)
+            hint = f"; the store is damaged (see bert-jax inspect --verify), or its plan: delete {plans}"
+        return RuntimeError(f"batch {step} could not be read from {where}: {cause}{hint}")
 
     def _check_steps(self, start: int, stop: int | None = None) -> None:
         last = 2**62 // self.batch_size

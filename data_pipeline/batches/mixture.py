@@ -22,9 +22,9 @@ def shares_of(sizes: np.ndarray, *, weights: tuple[float, ...] = (), alpha: floa
     if weights:
         raw = np.asarray(weights, np.float64)
         if len(raw) != len(sizes):
-            raise ValueError(f"data.weights has {len(raw)} entries for {len(sizes)} sources; give one for each, or none for size ** data.alpha")
+            raise ValueError(f"data.weights has {len(raw)} entries for {len(sizes)} stores; give one for each, or none for size ** data.alpha")
         if not (np.isfinite(raw).all() and (raw > 0).all()):
-            raise ValueError(f"data.weights={list(weights)} does not fit; every weight must be above 0 (leave the source out instead)")
+            raise ValueError(f"data.weights={list(weights)} does not fit; every weight must be above 0 (leave the store out instead)")
     else:
         if not 0 <= alpha <= 1:
             raise ValueError(f"data.alpha={alpha} does not fit; it must lie in [0, 1]: 1 samples by size, 0 all sources alike")

@@ -59,9 +59,7 @@ class Sequences:
         self.label_field = plans.KINDS[kind].label_field
         self.packed = plans.KINDS[kind].is_packed
         # Pieces of row i: first_pieces[i] to first_pieces[i + 1]; each is `lengths` tokens from the global token offset `starts`.
-        self.first_pieces, self.starts, self.lengths, self.labels = (
-            np.asarray(np.load(self.directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in plans.ARRAYS
-        )
+        self.first_pieces, self.starts, self.lengths, self.labels = plans.read(self.directory)
         # Plain views: slicing numpy.memmap itself is 5 times slower.
         self.tokens = [np.asarray(shard.tokens) for shard in store.shards]
         self._words = [np.asarray(shard.word_starts) for shard in store.shards] if with_words else None

@@ -88,6 +88,19 @@ def cached(store: TokenStore, settings: Settings) -> Path:
     return home / name
 
 
+def read(directory: Path) -> tuple[np.ndarray, ...]:
+    """The arrays of a plan, memory-mapped; ValueError if they do not fit together, as a cut or missing file makes them."""
+    try:
+        arrays = tuple(np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in ARRAYS)
+        first_pieces, starts, lengths, labels = arrays
+        whole = len(first_pieces) == len(labels) + 1 and len(starts) == len(lengths) == first_pieces[-1]
+    except (OSError, ValueError, IndexError):
+        whole = False
+    if not whole:
+        raise ValueError(f"the plan {directory} is damaged; delete that directory, and it will be made again")
+    return arrays
+
+
 def _write(store: TokenStore, settings: Settings, directory: Path) -> None:
     files = {name: open(directory / f"{name}.raw", "wb") for name in ARRAYS}
     try:

@@ -6,9 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from launch.config import ConfigError
+from launch.cli import main
+from launch.config import ConfigError, load
 from launch.data import data_paths
 from launch.phases import phase_at, phases_of
+from launch.pretrain import make_stages
 from tests.launch.conftest import SMALL, run
 
 
@@ -78,6 +80,25 @@ def test_a_phased_run_continues_in_its_second_phase(phased, tmp_path, capsys):
     assert "NSP accuracy" in capsys.readouterr().out
 
 
+def test_what_is_off_is_said(prepared, second_store, tmp_path, capsys, caplog):
+    """Random pairs that give the label away, fewer held-out sequences than asked for, a phase that does not fit, weights beside alpha."""
+    both = f"--config.data.path={prepared.store},{second_store}"
+    refused = [*SMALL, f"--workdir={tmp_path / 'refused'}", both]
+    for overrides, message in (
+        (["--config.data.weights=1,1", "--config.data.alpha=0.5"], "give one of them"),
+        (["--config.data.weights=1"], "1 entries for 2 stores"),
+        (["--config.length=4096"], "over model.max_positions"),
+    ):
+        assert main(["pretrain", *refused, *overrides]) == 1
+        assert message in capsys.readouterr().err
+    config = load("configs/bert_base.py", [f"config.data.path={prepared.store}", "config.model.vocab_size=0", "config.phases.1.length=4096"])
+    with pytest.raises(ConfigError, match=r"phase 2 \(512\): length 4096 is over"):
+        make_stages(config)
+    config = load("configs/quickstart.py", [both.removeprefix("--"), "config.length=16", "config.masking.predictions=6", "config.eval.sequences=100000"])
+    make_stages(config)
+    assert "of the segment pairs B is random" in caplog.text and "instead of eval.sequences=100000" in caplog.text
+
+
 def test_packed_documents_train(prepared, tmp_path):
     workdir = tmp_path / "packed"
     run(
@@ -100,6 +121,7 @@ def test_phases_resolve_and_are_checked():
         (base | {"steps": 5, "phases": [{"steps": 9}]}, "set steps to 0"),
         (base | {"phases": [{"length": 64}]}, "phases.0.steps is 0"),
         (base | {"phases": [{"steps": 1, "opt_state": "forget"}]}, "phases.0.opt_state is 'forget'"),
+        (base | {"phases": [{"steps": 1, "name": "a"}, {"steps": 1, "name": "a"}]}, "two phases are called 'a'"),
     ):
         with pytest.raises(ConfigError, match=message):
             phases_of(config)
@@ -110,6 +132,8 @@ def test_data_paths(tmp_path):
         (tmp_path / name).mkdir()
     assert [path.name for path in data_paths(f"{tmp_path}/*")] == ["a", "b"]
     assert [path.name for path in data_paths(f"{tmp_path}/b, {tmp_path}/a")] == ["b", "a"]
+    (tmp_path / "with, comma").mkdir()
+    assert [path.name for path in data_paths(f"{tmp_path}/with, comma")] == ["with, comma"]
     for text, message in (("", "data.path is empty"), (f"{tmp_path}/c*", "nothing matches"), (f"{tmp_path}/a,{tmp_path}/a", "names a store twice")):
         with pytest.raises(ConfigError, match=message):
             data_paths(text)

@@ -90,7 +90,8 @@ def test_it_learns_and_evaluation_sees_it(tiny, tiny_step):
     assert after["perplexity"] == pytest.approx(np.exp(after["mlm_loss"]))
     targets = np.concatenate([batch["mlm_targets"][batch["mlm_weights"] > 0] for batch in held_out])
     assert after["unigram_accuracy"] == pytest.approx((targets == 5).mean())
-    assert after["predictions"] == len(targets)
+    assert after["predictions"] == len(targets) and after["sequences"] == 32
+    assert after["nsp_majority"] == 0.5
 
 
 def test_accuracy_is_told_apart_by_what_stands_at_the_place():

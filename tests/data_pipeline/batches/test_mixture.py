@@ -72,7 +72,7 @@ def test_shares():
     np.testing.assert_allclose(shares_of([1, 3], alpha=0.0), [0.5, 0.5])
     np.testing.assert_allclose(shares_of([1, 16], alpha=0.5), [0.2, 0.8])
     np.testing.assert_allclose(shares_of([1, 3], weights=(6, 2)), [0.75, 0.25])
-    for wrong, message in (({"weights": (1.0,)}, "1 entries for 2 sources"), ({"weights": (1.0, 0.0)}, "above 0"), ({"alpha": 1.5}, "data.alpha=1.5")):
+    for wrong, message in (({"weights": (1.0,)}, "1 entries for 2 stores"), ({"weights": (1.0, 0.0)}, "above 0"), ({"alpha": 1.5}, "data.alpha=1.5")):
         with pytest.raises(ValueError, match=message):
             shares_of([1, 3], **wrong)
     with pytest.raises(ValueError, match="source 1 has a share"):

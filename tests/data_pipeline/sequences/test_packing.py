@@ -180,3 +180,14 @@ def test_only_tokens_stay_mapped(kind, tmp_path):
 def test_unfit_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         Sequences(open_documentation(), **({"kind": "segment_pairs", "length": 64} | settings))
+
+
+def test_a_damaged_plan_is_named(tmp_path):
+    store = TokenStore(write_store(tmp_path / "store", encoded()[:30]))
+    directory = Sequences(store, kind="full_sentences", length=32).directory
+    path = directory / "starts.npy"
+    path.write_bytes(path.read_bytes()[:-64])
+    with pytest.raises(ValueError, match="plan .* is damaged; delete that directory"):
+        Sequences(store, kind="full_sentences", length=32)
+    shutil.rmtree(directory)
+    assert len(Sequences(store, kind="full_sentences", length=32))
