@@ -66,11 +66,12 @@ def view_source(
     step: int,
     first: int = 0,
 ) -> BatchView:
-    """`rows` rows of batch `step` from row `first` on, decoded, and SAMPLE_ROWS rows from that batch on, counted."""
+    """`rows` rows of batch `step` from row `first` on, decoded, and SAMPLE_ROWS rows from that batch on, but no more than an epoch has,
+    counted."""
     shown = source.batch(step)
     number = getattr(source, "num_sequences", None) or source.num_batches * source.batch_size
-    batches = max(1, min(SAMPLE_ROWS, number) // source.batch_size)
-    sample = (shown if offset == 0 else source.batch(step + offset) for offset in range(batches))
+    firsts = range(0, min(SAMPLE_ROWS, number), source.batch_size)
+    sample = (_head(source.batch(step + offset) if offset else shown, min(SAMPLE_ROWS, number) - row) for offset, row in enumerate(firsts))
     return BatchView(
         sequences=sequences,
         choice=choice,
@@ -80,6 +81,10 @@ def view_source(
         source_names=source.source_names,
         rows=decode_rows({name: array[first:] for name, array in shown.items()}, tokenizer, rows, source.source_names),
     )
+
+
+def _head(batch: Batch, rows: int) -> Batch:
+    return {name: array[:rows] for name, array in batch.items()}
 
 
 def word_starts_of(loader, settings: dict) -> Callable[[Batch], np.ndarray]:

@@ -3,6 +3,8 @@
 import argparse
 import logging
 import os
+import select
+import signal
 import sys
 from pathlib import Path
 
@@ -23,7 +25,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments.overrides = [word.removeprefix("--") for word in overrides]
     quiet_libraries()
     try:
-        return arguments.run(arguments) or 0
+        status = arguments.run(arguments) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError as error:
+        return end_of_pipe(arguments.command, error)
     except (ValueError, OSError, FloatingPointError, ImportError, RuntimeError) as error:
         if os.environ.get("BERT_JAX_TRACEBACK"):
             raise
@@ -32,6 +38,17 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"bert-jax {arguments.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def end_of_pipe(command: str, error: BrokenPipeError) -> int:
+    """Nobody reads on (`... | head`): ends as the system's own commands do. A pipe other than standard output's is an error."""
+    poller = select.poll()
+    poller.register(sys.stdout, 0)
+    if any(event & select.POLLERR for _, event in poller.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # lest the interpreter complain as it ends
+        return 141
+    print(f"bert-jax {command}: {error}", file=sys.stderr)
+    return 1
 
 
 def quiet_libraries() -> None:
@@ -133,15 +150,21 @@ def add_tokenizer(commands) -> None:
 
 def add_prepare(commands) -> None:
     def run(arguments):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         from data_pipeline.preparation.prepare import prepare
 
-        summary = prepare(
-            arguments.input, arguments.tokenizer, arguments.output, workers=arguments.workers, holdout=arguments.holdout,
-            documents=arguments.documents, text_field=arguments.text_field, on_error=arguments.on_error, language=arguments.language,
-            min_characters=arguments.min_characters, max_characters=arguments.max_characters,
-            deduplicate=arguments.deduplicate, shard_size=arguments.shard_size, overwrite=arguments.overwrite,
-            runner=arguments.runner, runner_flags=arguments.runner_flag,
-        )
+        try:
+            summary = prepare(
+                arguments.input, arguments.tokenizer, arguments.output, workers=arguments.workers, holdout=arguments.holdout,
+                documents=arguments.documents, text_field=arguments.text_field, on_error=arguments.on_error, language=arguments.language,
+                min_characters=arguments.min_characters, max_characters=arguments.max_characters,
+                deduplicate=arguments.deduplicate, shard_size=arguments.shard_size, overwrite=arguments.overwrite,
+                runner=arguments.runner, runner_flags=arguments.runner_flag,
+            )
+        except KeyboardInterrupt:
+            first = "" if arguments.runner == "local" else "see that no job of it goes on elsewhere, and "
+            print(f"bert-jax prepare: stopped; finished shards are kept: {first}run the same command again to continue", file=sys.stderr)
+            return 75
         print(summary)
 
     command = add_command(
@@ -159,7 +182,10 @@ def add_prepare(commands) -> None:
     command.add_argument("--workers", type=int, default=None, help="processes of a local run (default: one per core)")
     command.add_argument("--deduplicate", action="store_true", help="leave out all copies of a document but the first")
     command.add_argument("--holdout", type=float, default=0.01, help="share of documents kept for evaluation, chosen by their hash (default: 0.01)")
-    command.add_argument("--language", default="en", metavar="CODE", help="of the text, for the sentence splitter (default: en)")
+    command.add_argument(
+        "--language", default="en", metavar="CODE",
+        help="of the text, for the sentence splitter, which has common rules for one that it does not know (default: en)",
+    )
     command.add_argument("--shard-size", type=int, default=16_000_000, help="characters of text per shard (default: 16000000)")
     command.add_argument("--overwrite", action="store_true", help="start afresh where a store with other settings stands")
     command.add_argument(
@@ -286,8 +312,8 @@ def add_inspect(commands) -> None:
         inspect_path(
             arguments.path,
             Look(
-                rows=arguments.rows, step=arguments.step, sequences=arguments.sequences, choice=arguments.masking, rate=arguments.rate,
-                length=arguments.length, verify=arguments.verify, html=Path(arguments.html) if arguments.html else None,
+                rows=arguments.rows, step=arguments.step, sequences=arguments.sequences, masking=arguments.masking, rate=arguments.rate,
+                length=arguments.length, verify=arguments.verify, html=None if arguments.html is None else Path(arguments.html),
             ),
         )
 
@@ -301,17 +327,17 @@ def add_inspect(commands) -> None:
         "  bert-jax inspect runs/mini --step=1200",
     )
     command.add_argument("path", metavar="PATH", help="for a mixture several stores, parted by commas")
-    command.add_argument("--rows", type=int, default=2, help="rows of the batch to decode (default: 2; 0: none)")
-    command.add_argument("--step", type=int, default=0, help="which batch (default: 0)")
+    command.add_argument("--rows", type=int, help="rows of the batch to decode (default: 2; 0: none)")
+    command.add_argument("--step", type=int, help="which batch (default: 0)")
     command.add_argument(
-        "--sequences", default="segment_pairs", metavar="KIND",
+        "--sequences", metavar="KIND",
         help="how a store is cut: segment_pairs (default), sentence_order, full_sentences, document_sentences or packed_documents",
     )
     command.add_argument(
-        "--masking", default="tokens", metavar="CHOICE", help="how a store is masked: tokens (default), whole_words, ngrams:3 or spans:0.2:10",
+        "--masking", metavar="CHOICE", help="how a store is masked: tokens (default), whole_words, ngrams:3 or spans:0.2:10",
     )
-    command.add_argument("--rate", type=float, default=0.15, help="share of tokens to predict, for a store (default: 0.15)")
-    command.add_argument("--length", type=int, default=128, help="tokens per sequence, for a store (default: 128)")
+    command.add_argument("--rate", type=float, help="share of tokens to predict, for a store (default: 0.15)")
+    command.add_argument("--length", type=int, help="tokens per sequence, for a store (default: 128)")
     command.add_argument("--verify", action="store_true", help="hash every file of the stores first")
     command.add_argument("--html", metavar="FILE", help="also write a page that loads nothing and runs no script")
 

@@ -31,9 +31,11 @@ CHOICES = {
 Views = Mapping[tuple[str, str], BatchView | str]
 
 
-def write_page(path: Path, title: str, facts: Sequence[StoreFacts], views: Views, first: tuple[str, str]) -> None:
+def write_page(
+    path: Path, title: str, facts: Sequence[StoreFacts], views: Views, first: tuple[str, str], shares: Sequence[float] = ()
+) -> None:
     """Writes the page, under a temporary name first. views: by (sequences, choice); a string says why there is none. first: what is shown
-    first. Raises OSError if it cannot be written."""
+    first. shares: of the stores in the mixture, adding up to 1. Raises OSError if it cannot be written."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -45,14 +47,14 @@ def write_page(path: Path, title: str, facts: Sequence[StoreFacts], views: Views
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(
-            templates.get_template("inspect.html.j2").render(page(title, facts, views, first)), encoding="utf-8", errors="replace"
+            templates.get_template("inspect.html.j2").render(page(title, facts, views, first, shares)), encoding="utf-8", errors="replace"
         )
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def page(title: str, facts: Sequence[StoreFacts], views: Views, first: tuple[str, str]) -> dict:
+def page(title: str, facts: Sequence[StoreFacts], views: Views, first: tuple[str, str], shares: Sequence[float] = ()) -> dict:
     """What the template shows. Every chart, number and word is ready; the template only places them."""
     shown = {key: view for key, view in views.items() if not isinstance(view, str)}
     main = shown.get(first) or next(iter(shown.values()), None)
@@ -60,6 +62,7 @@ def page(title: str, facts: Sequence[StoreFacts], views: Views, first: tuple[str
     choices = list(dict.fromkeys(choice for _, choice in views))
     return {
         "title": title,
+        "mixture": [(name, percent(share)) for name, share in zip(main.source_names, shares)] if main else [],
         "cards": _cards(facts, main),
         "stores": [_store(one) for one in facts],
         "text_charts": _text_charts(facts),
@@ -73,7 +76,12 @@ def page(title: str, facts: Sequence[StoreFacts], views: Views, first: tuple[str
         "main": main,
         "panels": [_panel(views[key], f"s{sequences.index(key[0])} c{choices.index(key[1])}") for key in views],
         "legend": KINDS,
-        "switches": [*(f"s{number}" for number in range(len(sequences))), *(f"c{number}" for number in range(len(choices))), "vt", "vm"],
+        "switches": [
+            *(f"s{number}" for number in range(len(sequences)) if len(sequences) > 1),
+            *(f"c{number}" for number in range(len(choices)) if len(choices) > 1),
+            "vt",
+            "vm",
+        ],
     }
 
 
@@ -87,7 +95,7 @@ def _cards(facts: Sequence[StoreFacts], view: BatchView | None) -> list[dict[str
         cards = [
             ("Documents", f"{total['documents']:,}", f"{held:,} of them held out for evaluation" if held else "none held out"),
             ("Sentences", f"{total['sentences']:,}", f"{total['sentences'] / max(1, total['documents']):,.1f} in a document"),
-            ("Tokens", compact(total["tokens"]), f"{total['tokens']:,}"),
+            ("Tokens", f"{total['tokens']:,}", f"{total['tokens'] / max(1, total['sentences']):,.1f} in a sentence"),
             (
                 "Tokens per word",
                 f"{total['tokens'] / words:.2f}" if words else "–",

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from launch.batch_view import BatchView
 from launch.distribution import Bin, Distribution
+from launch.run_log import number
 from launch.show_batch import print_rows
 from launch.store_facts import UNITS, StoreFacts
 
@@ -86,6 +87,18 @@ def describe_sources(sources: list[tuple[str, int]]) -> str:
         return shown
     rest = sources[SOURCES_SHOWN:]
     return f"{shown}, and {len(rest):,} more ({megabytes(sum(size for _, size in rest))})"
+
+
+def describe_record(record: dict) -> str:
+    """A record of a run's log: the event, or the loss and the accuracy."""
+    if record["split"] == "event":
+        detail = f" ({record['detail']})" if record.get("detail") else ""
+        return f"step {record['step']:,}, {record.get('event')}{detail}"
+    facts = [f"step {record['step']:,}, {'training' if record['split'] == 'train' else 'held out'}"]
+    loss, accuracy = number(record, "loss"), number(record, "mlm_accuracy")
+    facts += [] if loss is None else [f"loss {loss:.4f}"]
+    facts += [] if accuracy is None else [f"accuracy {percent(accuracy)}"]
+    return ", ".join(facts)
 
 
 def view_facts(view: BatchView) -> list[tuple[str, str]]:

@@ -5,44 +5,29 @@ these into units of a fixed amount of text, each of which becomes shards; the st
 the runner and the interruptions.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.preparation import begun
 from data_pipeline.preparation.groups import Job, Tally, load_tokenizer, make_groups
-from data_pipeline.preparation.output import LocalOutput, Output, open_output, read_json
+from data_pipeline.preparation.output import LocalOutput, Output, open_output
 from data_pipeline.preparation.units import UnitSettings
 from data_pipeline.preparation.workers import run_local
 from data_pipeline.sources.corpus import Corpus, CorpusError, by_reason
+from data_pipeline.sources.reading import MAX_DOCUMENT
 from data_pipeline.stores import manifest as manifests
 from data_pipeline.stores import store
 from data_pipeline.stores.store import StoreError
 from data_pipeline.tokenization import sentences, tokenizers
 
-_SETTINGS = "prepare.json"
-_OWN_ENTRIES = ("manifest.json", _SETTINGS, "unigram_counts.npy", "tokenizer", "train", "eval", "units", "plans")
-_FLAGS = {
-    "inputs": "--input",
-    "tokenizer": "--tokenizer",
-    "documents": "--documents",
-    "text_field": "--text-field",
-    "on_error": "--on-error",
-    "min_characters": "--min-characters",
-    "max_characters": "--max-characters",
-    "deduplicate": "--deduplicate",
-    "holdout": "--holdout",
-    "shard_size": "--shard-size",
-    "language": "--language",
-}
 # Four arrays of two splits may be memory-mapped for each, and Linux allows a process 65,530 maps.
 _MOST_SHARDS = 8_000
 
@@ -69,7 +54,7 @@ class Summary:
             f"{counts['unknown'] / max(1, counts['words']):.4%} of words are unknown",
         ]
         if counts["cut"]:
-            lines.append(f"  {counts['cut']:,} cuts in documents longer than the limit")
+            lines.append(f"  {counts['cut']:,} cuts in documents longer than {MAX_DOCUMENT >> 20} MiB")
         if counts["duplicates"]:
             lines.append(f"  left out {counts['duplicates']:,} documents: copies of earlier ones")
         lines += [f"  left out {number:,} documents: {reason}" for reason, number in sorted(counts["filters"].items())]
@@ -157,26 +142,30 @@ def prepare(
         "sources": [{"name": source.name, "size": source.size} for source in corpus.sources],
     }
     place = open_output(output)
-    with _locked(place):
+    pipeline = None
+    if runner != "local":
+        from data_pipeline.preparation import beam
+
+        pipeline = beam.new_pipeline(runner, runner_flags)
+    with begun.locked(place):
         if overwrite:
-            _remove(place)
-        _check_output(place, about)
+            begun.remove(place)
+        begun.check(place, about)
         if place.size(manifests.MANIFEST) is not None:
             return _summary(place, time.monotonic() - started, new_units=0)
-        place.write_json(_SETTINGS, about)
-        with place.scratch() as scratch:
-            tokenizer.save(scratch / "tokenizer")
-            place.put(scratch, "tokenizer")
+        with begun.writing(place):
+            place.write_json(begun.SETTINGS, about)
+            with place.scratch() as scratch:
+                tokenizer.save(scratch / "tokenizer")
+                place.put(scratch, "tokenizer")
         job = Job(corpus, tokenizer.hash, shard_size, UnitSettings(place, holdout, language))
         groups = make_groups(corpus.sources, shard_size)
-        if runner == "local":
+        if pipeline is None:
             tally = run_local(job, groups, deduplicate, workers, progress)
             finish(job, tally)
             new_units = tally.new_units
         else:
-            from data_pipeline.preparation import beam
-
-            beam.run(job, groups, deduplicate, runner, runner_flags, finish)
+            beam.run(pipeline, job, groups, deduplicate, finish)
             new_units = None  # known to the workers only
     return _summary(place, time.monotonic() - started, new_units)
 
@@ -184,7 +173,7 @@ def prepare(
 def finish(job: Job, tally: Tally) -> None:
     """Completes a store of which all units are written: unigram counts, checksums, the manifest. Raises CorpusError if nothing is there."""
     output, read = job.output, tally.read
-    about = json.loads(output.read(_SETTINGS))
+    about = json.loads(output.read(begun.SETTINGS))
     counts: Counter[str] = Counter()
     for record in tally.records.values():
         counts.update(record["counts"])
@@ -202,6 +191,7 @@ def finish(job: Job, tally: Tally) -> None:
             totals = {name: sum(shard[name] for shard in shards) for name in ("documents", "sentences", "tokens")}
             splits[split] = {"counts": totals, "shards": shards}
     if "train" not in splits:
+        output.remove("units")  # with another --holdout nothing of this is wanted
         raise CorpusError(
             f"no document is left for training: {counts['documents']} documents, --holdout={about['settings']['holdout']}. "
             "Give more text, smaller documents (--documents=line), or --holdout=0"
@@ -256,57 +246,3 @@ def _summary(output: Output, seconds: float, new_units: int | None) -> Summary:
     if units > _MOST_SHARDS:
         notes.append(f"{units:,} shards may be too many to be memory-mapped; prepare with a larger --shard-size (docs/scale.md)")
     return Summary(str(output), manifest["counts"], splits, notes, seconds, units if new_units is None else new_units, units)
-
-
-@contextlib.contextmanager
-def _locked(output: Output) -> Iterator[None]:
-    """Creates the directory and holds it; the lock goes with the process, however that ends. A remote output cannot be locked."""
-    if not isinstance(output, LocalOutput):
-        yield
-        return
-    output.directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(output.directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"another prepare is writing to {output}; wait for it, or choose another --output") from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _check_output(output: Output, about: dict) -> None:
-    """Raises StoreError unless `output` is free, or holds the beginning or the whole of the store that these settings make."""
-    if not set(output.names()) - {f"{_SETTINGS}.tmp"}:
-        return
-    before = read_json(output, _SETTINGS)
-    try:
-        known = dict(before["settings"])
-    except (ValueError, KeyError, TypeError):
-        raise StoreError(f"{output} is not empty and no token store begun by prepare; choose another --output") from None
-    differences = [
-        f"{_FLAGS.get(name, name)} was {_short(known.get(name))}, now {_short(value)}"
-        for name, value in about["settings"].items()
-        if json.loads(json.dumps(value)) != known.get(name)
-    ]
-    if not differences and output.size(manifests.MANIFEST) is not None and before.get("modified_ns") != about["modified_ns"]:
-        differences = ["--input files were modified since"]
-    if differences:
-        raise StoreError(f"{output} holds a token store made otherwise: {'; '.join(differences)}. Choose another --output, or --overwrite")
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 200 else f"{text[:150]}... ({len(value)} entries)"
-
-
-def _remove(output: Output) -> None:
-    """Deletes a token store, complete or not, and nothing else."""
-    if not output.names():
-        return
-    if output.size(_SETTINGS) is None:
-        raise StoreError(f"{output} is no token store, so --overwrite leaves it alone; choose another --output")
-    # The manifest goes first: what is half deleted must not pass for a store.
-    for name in _OWN_ENTRIES:
-        output.remove(name)

@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from data_pipeline.sources.reading import CorpusError, Source
+from data_pipeline.sources.reading import BadInput, CorpusError, Source
 
 if TYPE_CHECKING:
     import fsspec
@@ -29,6 +29,8 @@ KINDS = {
 }
 DAMAGE = (EOFError, zlib.error, OSError)  # what a decompressor may raise; is_damage tells them from a disk or a network that fails
 
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"PAR1": "Parquet"}
+_SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a frame of other data, with which zstd may begin
 _OTHER_COMPRESSION = {".bz2", ".xz", ".zip", ".7z", ".lz4"}
 _FINGERPRINTS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "updated", "mtime", "created")
 _WEB = ("http://", "https://")
@@ -51,6 +53,10 @@ def expand(item: str) -> list[Source]:
 def source(address: str, info: dict[str, Any] | None = None) -> Source:
     """The Source of one file. `info` is what fsspec's listing says of a remote one."""
     if "://" not in address:
+        try:
+            address.encode()
+        except UnicodeEncodeError:
+            raise CorpusError(f"the name of the file {os.fsencode(address)!r} is not UTF-8; rename the file or its directory") from None
         status = os.stat(address)
         return Source(address, status.st_size, status.st_mtime_ns, _kind(address), address)
     if info is None or info.get("size") is None:  # a web page lists names alone
@@ -79,17 +85,29 @@ def compression(name: str) -> str | None:
 
 
 def decompressed(raw: BinaryIO, suffix: str | None) -> BinaryIO:
-    """The bytes that `raw` holds compressed. Reading raises one of DAMAGE if they are cut short or damaged."""
+    """The bytes that `raw` holds compressed. Raises BadInput if it holds something else; reading raises one of DAMAGE if they are cut
+    short or damaged.
+    """
     buffered = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, _BUFFER)
     if suffix is None:
         return buffered
     if not buffered.peek(1):
         raise EOFError("an empty file is no compressed file")
+    start = buffered.peek(4)[:6]
+    if len(start) >= 4 and content_kind(start) != CODECS[suffix] and not (suffix == ".zst" and _SKIPPABLE.match(start)):
+        kind = content_kind(start)
+        fix = f"it holds {kind} data: name the file so" if kind else f"take {suffix} off its name if it holds text, or copy it again"
+        raise BadInput(f"no {CODECS[suffix]} data", "", fix)
     if suffix == ".gz":
         return gzip.GzipFile(fileobj=buffered)
     import pyarrow
 
     return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(buffered, "r"), CODECS[suffix]), _BUFFER)
+
+
+def content_kind(start: bytes) -> str | None:
+    """What a file with these first bytes (6 or more) holds, if it is compressed or Parquet."""
+    return next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
 
 
 def is_damage(error: Exception) -> bool:

@@ -103,8 +103,9 @@ class Reading:
         """A row of a table as pieces. `value` is UTF-8, or None if the row has no text; `fields` are those it could have."""
         if value is None:
             field = self.options.text_field
-            known = ", ".join(map(repr, list(fields)[:8])) or "no field"
-            fix = f"name the field that holds the text with --text-field; there is {known}"
+            fields = list(fields)
+            here = "this row has no string in it; " if field in fields else ""
+            fix = f"name the field that holds the text with --text-field; {here}there is {', '.join(map(repr, fields[:8])) or 'no field'}"
             self.reject(BadInput(f"no text in field {field!r}", f"row {row}", fix))
             return ()
         try:

@@ -1,5 +1,6 @@
 """Reads text files and JSON lines, plain or compressed. Enters: a Reading of such a file. Leaves: pieces of documents."""
 
+import codecs
 import json
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -9,6 +10,7 @@ from data_pipeline.sources.reading import MAX_DOCUMENT, NUL_FIX, BadInput, Piece
 
 MAX_JSON_LINE = 16 << 20  # bytes
 
+_JSON_KINDS = {int: "a number", float: "a number", bool: "true or false", type(None): "null", list: "an array", dict: "an object"}
 _PROGRESS = 1 << 16  # bytes between two reports of progress
 
 
@@ -32,6 +34,8 @@ class _FileReader:
             try:
                 file = files.decompressed(self._raw, self._compression)
                 yield from self._json_pieces(file) if is_json else self._text_pieces(file)
+            except BadInput as bad:
+                self._reading.reject(bad)
             except files.DAMAGE as error:
                 if not files.is_damage(error):
                     raise
@@ -103,8 +107,11 @@ class _FileReader:
         if not isinstance(value, dict):
             raise _bad("malformed JSON", line.number, line.offset, f"the line holds {type(value).__name__} instead of an object")
         if not isinstance(value.get(field), str):
-            known = ", ".join(map(repr, list(value)[:8]))
-            fix = f"name the field that holds the text with --text-field; the object has {known or 'no field'}"
+            if field in value:
+                has = f"it holds {_JSON_KINDS[type(value[field])]} instead of a string"
+            else:
+                has = f"the object has {', '.join(map(repr, list(value)[:8])) or 'no field'}"
+            fix = f"name the field that holds the text with --text-field; {has}"
             raise _bad(f"no text in field {field!r}", line.number, line.offset, fix)
         document = value[field]
         if "\0" in document:
@@ -164,13 +171,23 @@ def _decode(lines: list[_Line]) -> str:
             try:
                 line.content.decode()
             except UnicodeDecodeError as error:
-                fix = "convert the file to UTF-8 (`iconv -f latin1 -t utf-8`), or repair it"
+                fix = _how_to_make_it_text(line)
                 raise _bad("broken UTF-8", line.number, line.offset + error.start, fix) from None
         raise
     if "\0" in text:
         line = next(line for line in lines if b"\0" in line.content)
         raise _bad("NUL byte", line.number, line.offset + line.content.index(b"\0"), NUL_FIX)
     return text
+
+
+def _how_to_make_it_text(line: _Line) -> str:
+    """The fix for a line that is no UTF-8; a file's first line may tell what it is instead."""
+    if line.offset == 0 and line.content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "the file is UTF-16: convert it to UTF-8 (`iconv -f utf-16 -t utf-8`)"
+    kind = files.content_kind(line.content) if line.offset == 0 else None
+    if kind:
+        return f"the file holds {kind} data: name it so, or decompress it"
+    return "convert the file to UTF-8 (`iconv -f latin1 -t utf-8`), or repair it"
 
 
 def _character_boundary(content: bytes) -> int:

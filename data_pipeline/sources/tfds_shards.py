@@ -40,7 +40,9 @@ def expand(item: str) -> list[Source]:
         fix = f"`tfds build {name}` downloads and prepares it; TFDS_DATA_DIR or tfds:DIRECTORY:SPLIT name another place"
         raise CorpusError(f"{item}: no data set {name} is prepared in {where}; {fix}") from None
     except ValueError as error:  # a malformed name, several directories of one data set
-        raise CorpusError(f"{item}: {error}") from None
+        why = str(error).strip().partition("\n")[0][:200]
+        fix = "give tfds:NAME[/CONFIG][:VERSION]:SPLIT, or tfds:DIRECTORY:SPLIT with the directory in which dataset_info.json lies"
+        raise CorpusError(f"{item}: {why.removesuffix('.')}; {fix}") from None
     known = ", ".join(sorted(builder.info.splits))
     try:
         instructions = builder.info.splits[split].file_instructions

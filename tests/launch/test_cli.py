@@ -134,7 +134,7 @@ def test_a_corpus_of_one_document_trains_without_evaluation(corpus, prepared, tm
     run("inspect", str(tmp_path / "store"), "--rows=1", "--length=32")
     arguments = ["pretrain", *SMALL, f"--workdir={tmp_path / 'run'}", f"--config.data.path={tmp_path / 'store'}", "--config.steps=2"]
     run(*arguments)
-    assert "training without evaluation" in caplog.text and (tmp_path / "run" / "report.html").exists()
+    assert "no evaluation" in caplog.text and (tmp_path / "run" / "report.html").exists()
     (tmp_path / "run" / "report.html").unlink()
     log = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(line for line in log if "finished" not in line) + "\n")

@@ -21,6 +21,8 @@ from launch.cli import main
 from launch.decoded_rows import decode_rows, printable
 from launch.distribution import Bin, Distribution
 from launch.inspect_page import compact, write_page
+from launch.inspect_path import last_record
+from launch.inspect_text import describe_record
 from launch.show_batch import print_rows
 from launch.store_facts import read_facts, shard_lengths
 from tests.launch.conftest import SMALL, run
@@ -312,6 +314,8 @@ def test_several_stores_are_shown_as_a_mixture(corpus, prepared, tmp_path, capsy
     assert float(shares[2]) == pytest.approx(100 * sizes[1] / sum(sizes), abs=2)
     words = Page((tmp_path / "page.html").read_text()).words
     assert "A mixture of 2 token stores" in words and "other.txt" in words and "from store" in words
+    exact = [f"{name} {size / sum(sizes):.1%}" for name, size in zip(("store", "other"), sizes)]
+    assert re.search(r"A mixture of 2 token stores\s+" + r"\s+".join(exact), " ".join(words.split()))
 
 
 def test_verify_names_the_damaged_file(prepared, tmp_path, capsys):
@@ -323,6 +327,25 @@ def test_verify_names_the_damaged_file(prepared, tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "store"), "--rows=0"]) == 0
     assert main(["inspect", str(tmp_path / "store"), "--rows=0", "--verify"]) == 1
     assert "word_starts.npy" in capsys.readouterr().err
+
+
+def test_an_id_beyond_the_vocabulary_is_told_as_damage(prepared, tmp_path, capsys):
+    shutil.copytree(prepared.store, tmp_path / "store", ignore=shutil.ignore_patterns("plans"))
+    for file in (tmp_path / "store" / "train").glob("*/tokens.npy"):
+        tokens = np.load(file, mmap_mode="r+")
+        tokens[::50] = 60_000
+        tokens.flush()
+    assert main(["inspect", str(tmp_path / "store"), "--rows=0"]) == 1
+    message = capsys.readouterr().err
+    assert "is damaged" in message and "--verify" in message and "vocabulary of 1,000" in message and "axis" not in message
+
+
+def test_what_is_counted_stays_within_an_epoch(prepared, tmp_path, capsys):
+    options = ["--sequences=packed_documents", "--length=2048", f"--html={tmp_path / 'page.html'}"]
+    run("inspect", str(prepared.store), "--rows=0", *options)
+    counted, epoch = re.search(r"sample +([\d,]+) sequences of the ([\d,]+) in an epoch", capsys.readouterr().out).groups()
+    assert counted == epoch and int(epoch) < 256  # fewer than the loader makes at once
+    assert f"Rows looked at {epoch} of {epoch} in an epoch" in " ".join(Page((tmp_path / "page.html").read_text()).words.split())
 
 
 def test_recordings_and_runs_show_their_own_batches(trained, prepared, tmp_path, capsys):
@@ -338,11 +361,42 @@ def test_recordings_and_runs_show_their_own_batches(trained, prepared, tmp_path,
     for name in ("recorded", "run"):
         page = Page((tmp_path / f"{name}.html").read_text())
         assert sum("panel" in attributes.get("class", "") for _, attributes in page.elements) == 1 and "to predict" in page.words
+        assert [attributes["id"] for tag, attributes in page.elements if tag == "input"] == ["vt", "vm"]  # nothing else has a choice
+    assert "last logged: step 12, finished" in text
+    run("inspect", str(trained), "--rows=0")
+    assert "predictions" in (text := capsys.readouterr().out) and "── " not in text
+    cases = [
+        ([str(trained), "--masking=whole_words"], "--masking=whole_words"),
+        ([str(trained), "--length=128"], "--length=128"),  # the default, but given
+        ([str(trained), "--step=12"], "0 to 11"),
+        ([str(tmp_path / "recorded"), "--rate=0.3"], "--rate=0.3"),
+        ([f"{prepared.store},{tmp_path / 'recorded'}"], "a mixture is made of token stores"),
+    ]
+    for arguments, expected in cases:
+        assert main(["inspect", *arguments]) == 1, arguments
+        out, message = capsys.readouterr()
+        assert expected in message and not out, (arguments, message)
+    run("inspect", str(trained), "--rows=0", "--step=11", "--verify")
+    assert "every file of the data is as it was written" in capsys.readouterr().out
+
+
+def test_a_record_of_the_log_is_told_in_words():
+    lines = [
+        '{"split": "event", "step": 0, "event": "started", "detail": "fresh weights"}',
+        '{"split": "train", "step": 1500, "loss": 2.5, "mlm_accuracy": 0.25, "tokens_per_second": 9}',
+        '{"split": "eval", "step": 2000, "loss": NaN, "mlm_accuracy": 0.5}',
+        '{"split": "train", "st',
+    ]
+    told = [describe_record(last_record(lines[:stop])) for stop in range(1, 5)]
+    assert told[:2] == ["step 0, started (fresh weights)", "step 1,500, training, loss 2.5000, accuracy 25.0%"]
+    assert told[2] == told[3] == "step 2,000, held out, accuracy 50.0%" and last_record(["{"]) is None
 
 
 def test_bad_arguments_get_one_clear_line(prepared, corpus, tmp_path, capsys):
     store = str(prepared.store)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "interrupted").mkdir()
+    shutil.copy(prepared.store / "prepare.json", tmp_path / "interrupted")
     run("tokenizer", f"--input={corpus}", "--vocab-size=900", f"--output={tmp_path / 'tok'}")
     run("prepare", f"--input={corpus}", f"--tokenizer={tmp_path / 'tok'}", f"--output={tmp_path / 'alien'}", "--workers=1")
     capsys.readouterr()
@@ -353,15 +407,18 @@ def test_bad_arguments_get_one_clear_line(prepared, corpus, tmp_path, capsys):
         ([store, "--masking=letters"], "whole_words"),
         ([store, "--rate=2"], "rate"),
         ([store, "--rows=-1"], "--rows=-1"),
-        ([store, "--length=4"], "length"),
-        ([store, f"--html={tmp_path / 'nowhere' / 'page.html'}"], "page.html"),
+        ([store, "--rate=0"], "--rate"),
+        ([store, "--length=4"], "--length"),
+        ([store, f"--html={tmp_path / 'nowhere' / 'page.html'}"], "--html"),
+        ([store, f"--html={tmp_path}"], "name a file"),
+        ([str(tmp_path / "interrupted")], "let an interrupted one finish"),
         ([f"{store},{tmp_path / 'alien'}"], "different tokenizers"),
         ([f"{store},{tmp_path / 'empty'}"], "empty"),
     ]
     for arguments, expected in cases:
         assert main(["inspect", *arguments]) == 1, arguments
-        message = capsys.readouterr().err
-        assert expected in message and "Traceback" not in message, (arguments, message)
+        out, message = capsys.readouterr()
+        assert expected in message and "Traceback" not in message and not out, (arguments, message)
 
 
 # ---- the page ----

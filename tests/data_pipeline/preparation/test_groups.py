@@ -229,6 +229,24 @@ def test_outputs_and_runners_that_do_not_exist(texts, tokenizer_dir, tmp_path):
         make(texts, tokenizer_dir, tmp_path / "other", runner_flags=["--project=p"])
 
 
+def test_a_remote_beginning_without_a_unit_does_not_bar_other_settings(texts, tokenizer_dir, tmp_path):
+    url = f"memory://{tmp_path.name}/begun"
+    with pytest.raises(CorpusError):
+        make(texts, tokenizer_dir, url, min_characters=10**8)
+    assert make(texts, tokenizer_dir, url).new_units
+
+
+def test_flags_that_beam_does_not_know_are_refused_before_anything_is_written(texts, tokenizer_dir, tmp_path):
+    for flags, words in (
+        (["--projct=p"], "--projct is no flag of Beam"),
+        (["--project", "p", "--regoin", "r"], "--regoin is no flag of Beam"),
+        (["--project=p", "region=r"], "region=r is no flag: write --runner-flag=--NAME=VALUE"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make(texts, tokenizer_dir, tmp_path / "store", runner="DirectRunner", runner_flags=flags)
+    assert not (tmp_path / "store").exists()
+
+
 def test_beam_stays_unloaded():
     code = "import sys, data_pipeline.preparation.beam, data_pipeline.preparation.prepare; print({'apache_beam', 'fsspec'} & {*sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout

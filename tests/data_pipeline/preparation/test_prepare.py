@@ -191,8 +191,13 @@ def test_other_text_or_tokenizer_is_refused_and_overwritten_on_request(documents
         make(text, tmp_path / "tokenizer", output)
     content = text.read_text()
     text.write_text(content + "\n\nOne more document.")
-    with pytest.raises(StoreError, match="--input was"):
+    with pytest.raises(StoreError, match="--input was of another size: text.txt. Choose"):
         make(text, tokenizer_dir, output)
+    (tmp_path / "other.txt").write_text(content)
+    with pytest.raises(StoreError, match="--input was text.txt, now other.txt. Choose"):
+        make(tmp_path / "other.txt", tokenizer_dir, output)
+    with pytest.raises(StoreError, match="--input was without other.txt. Choose"):
+        make([text, tmp_path / "other.txt"], tokenizer_dir, output)
     text.write_text(content.replace("the", "eht"))
     os.utime(text, ns=(0, 0))
     with pytest.raises(StoreError, match="modified since"):
@@ -266,6 +271,73 @@ def test_skips_and_empty_documents_are_counted(tokenizer_dir, tmp_path):
     assert summary.counts["documents"] == 3 and summary.counts["sentences"] == 3
     assert TokenStore(tmp_path / "other").manifest["counts"]["skips"] == summary.counts["skips"]
     assert "broken UTF-8" in str(summary)
+
+
+def test_what_failed_before_its_first_shard_does_not_bar_the_corrected_command(documents, tokenizer_dir, tmp_path):
+    output, good, broken = tmp_path / "store", tmp_path / "good.txt", tmp_path / "broken.jsonl"
+    good.write_text("\n\n".join(documents[:50]))
+    broken.write_text('{"body": "Text."}\n')
+    output.mkdir()
+    for wrong, change in ((broken, {}), (broken, {"on_error": "skip"}), (good, {"min_characters": 10**8}), (good, {"holdout": 0.999999})):
+        with pytest.raises(CorpusError):
+            make(wrong, tokenizer_dir, output, **change)
+        assert (output / "prepare.json").exists()
+    leftover = output / "train/shard-00000-00009.tmp"
+    leftover.mkdir(parents=True)
+    (output / "train/thesis.tex").write_text("years of work")
+    make(good, tokenizer_dir, output)
+    make(good, tokenizer_dir, tmp_path / "other")
+    assert (output / "train/thesis.tex").read_text() == "years of work" and not leftover.exists()
+    (output / "train/thesis.tex").unlink()
+    assert digests(output) == digests(tmp_path / "other")
+
+
+def test_an_interrupted_store_still_refuses_other_settings(text, tokenizer_dir, tmp_path):
+    make(text, tokenizer_dir, tmp_path / "store")
+    _pretend_interrupted(tmp_path / "store", text, tokenizer_dir)
+    before = digests(tmp_path / "store")
+    with pytest.raises(StoreError, match="--on-error was"):
+        make(text, tokenizer_dir, tmp_path / "store", on_error="skip")
+    assert digests(tmp_path / "store") == before
+
+
+def test_another_programs_directory_is_no_beginning_of_a_store(text, tokenizer_dir, tmp_path):
+    (tmp_path / "prepare.json").write_text('{"settings": {}}')
+    (tmp_path / "tokenizer").mkdir()
+    with pytest.raises(StoreError, match="Choose another --output"):
+        make(text, tokenizer_dir, tmp_path)
+    assert (tmp_path / "tokenizer").exists()
+
+
+def test_an_output_that_cannot_be_written_is_named(text, tokenizer_dir, tmp_path, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(OSError, match="--output=.*store cannot be written .Read-only file system.; choose another --output"):
+        make(text, tokenizer_dir, tmp_path / "store")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_command_says_how_to_go_on(whole, text, tokenizer_dir, tmp_path, sign):
+    output = tmp_path / "store"
+    command = [sys.executable, "-m", "launch.cli", "prepare", f"--input={text}", f"--tokenizer={tokenizer_dir}", f"--output={output}"]
+    command += ["--holdout=0.1", f"--shard-size={SIZE}", "--workers=2"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_for(lambda: list((output / "units").glob("unit-*.json")) or process.poll() is not None)
+    process.send_signal(sign)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 75 and "run the same command again" in errors and "Traceback" not in errors
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    assert digests(output) == digests(whole[0])
+
+
+def test_a_closed_pipe_ends_quietly(whole, text, tokenizer_dir):
+    command = [sys.executable, "-m", "launch.cli", "prepare", f"--input={text}", f"--tokenizer={tokenizer_dir}", f"--output={whole[0]}"]
+    command += ["--holdout=0.1", f"--shard-size={SIZE}"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 141
 
 
 def test_an_empty_corpus_leaves_no_store(tokenizer_dir, tmp_path):

@@ -2,6 +2,7 @@ import collections
 import gzip
 import itertools
 import json
+import os
 import pickle
 import tracemalloc
 
@@ -103,7 +104,7 @@ def test_bad_json_lines(tmp_path, line):
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-@pytest.mark.parametrize("damage", ["cut", "end cut", "flipped", "not compressed", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "end cut", "flipped", "empty"])
 def test_damaged_compression(tmp_path, prose, damage, suffix):
     whole = compress(suffix, "\n\n".join(prose).encode())
     middle = len(whole) // 2
@@ -111,7 +112,6 @@ def test_damaged_compression(tmp_path, prose, damage, suffix):
         "cut": whole[:middle],
         "end cut": whole[:-2],
         "flipped": whole[:middle] + bytes([whole[middle] ^ 0xFF]) + whole[middle + 1 :],
-        "not compressed": b"plain text",
         "empty": b"",
     }[damage]
     path = tmp_path / f"a.txt{suffix}"
@@ -236,3 +236,39 @@ def test_embedded_corpus_is_prose_without_repetition(prose):
     assert sum(word in {"the", "a", "of", "to", "is", "and", "in"} for word in words) > 0.15 * len(words)
     assert ">>>" not in text and "\ndef " not in text
     assert list(itertools.islice(embedded.documents(), 100)) == documents[:100]
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.txt.zst", gzip.compress(b"Text."), "no zstd data; it holds gzip data"),
+        ("a.txt.gz", zstandard.ZstdCompressor().compress(b"Text."), "no gzip data; it holds zstd data"),
+        ("a.txt.gz", b"plain text", "no gzip data; take .gz off its name"),
+        ("a.txt", gzip.compress(b"Text.", mtime=0x7fff), "broken UTF-8; the file holds gzip data"),
+        ("a.txt", "Grüße.\n".encode("utf-16"), "broken UTF-8; the file is UTF-16: .*iconv -f utf-16 -t utf-8"),
+        ("a.txt", "Grüße.".encode("latin1"), "broken UTF-8; .*iconv -f latin1 -t utf-8"),
+        ("a.jsonl", b'{"text": 3}', "no text in field 'text'; .* it holds a number"),
+        ("a.jsonl", b'{"text": null}', "no text in field 'text'; .* it holds null"),
+        ("a.jsonl", b'{"body": "Text."}', "no text in field 'text'; .* the object has 'body'"),
+    ],
+)
+def test_errors_tell_what_the_file_holds_instead(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "b.txt").write_text("The next file.")
+    with pytest.raises(CorpusError, match=words):
+        list(Corpus(tmp_path / name))
+    corpus = Corpus([tmp_path / name, tmp_path / "b.txt"], on_error="skip")
+    assert list(corpus) == ["The next file."] and corpus.skips.total() == 1
+
+
+def test_zstd_may_begin_with_a_skippable_frame(tmp_path):
+    (tmp_path / "a.txt.zst").write_bytes(b"\x50\x2a\x4d\x18\x02\0\0\0ab" + compress(".zst", b"Text."))
+    assert list(Corpus(tmp_path / "a.txt.zst")) == ["Text."]
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/bad\xff.txt", "w") as file:
+        file.write("Text.")
+    for item in (tmp_path, tmp_path / "*.txt"):
+        with pytest.raises(CorpusError, match=r"bad\\xff.txt' is not UTF-8; rename"):
+            Corpus(item)

@@ -93,11 +93,13 @@ def test_what_is_not_on_disk_is_not_fetched(prepared):
         ("tfds:prose/tfrecord:valid", "no split 'valid'"),
         ("tfds:prose/tfrecord:train[x:5%]", "no split 'train[x:5%]'"),
         ("tfds:prose/tf record:train", "builder name"),
+        ("tfds:nodir/x/1.0.0:train", "tfds:DIRECTORY:SPLIT with the directory in which dataset_info.json lies"),
         ("tfds:", "tfds:"),
         (str(prepared / "wiki40b"), f"--input=tfds:{prepared}/wiki40b/en/1.0.0:SPLIT"),
     ]:
-        with pytest.raises(CorpusError, match=re.escape(words)):
+        with pytest.raises(CorpusError, match=re.escape(words)) as error:
             Corpus(item)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
