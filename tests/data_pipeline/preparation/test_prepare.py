@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import itertools
 import os
@@ -323,7 +324,8 @@ def test_a_stopped_command_says_how_to_go_on(whole, text, tokenizer_dir, tmp_pat
     output = tmp_path / "store"
     command = [sys.executable, "-m", "launch.cli", "prepare", f"--input={text}", f"--tokenizer={tokenizer_dir}", f"--output={output}"]
     command += ["--holdout=0.1", f"--shard-size={SIZE}", "--workers=2"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell ignore it, and so would their children
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed)
     wait_for(lambda: list((output / "units").glob("unit-*.json")) or process.poll() is not None)
     process.send_signal(sign)
     errors = process.communicate(timeout=60)[1]
