@@ -74,6 +74,7 @@ class RecordedBatches:
         self.length: int = manifest["length"]
         self.predictions: int = manifest["predictions"]
         self.source_names: tuple[str, ...] = tuple(self.description.get("source_names", ())) if "source_ids.npy" in manifest["files"] else ()
+        self.num_sequences = self.num_batches * self.batch_size
         rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or not rows.size or rows.min() < 0 or rows.max() >= self.batch_size:
             raise ValueError(f"rows must be a list of row numbers in [0, {self.batch_size}), the rows of {self.directory}; got {rows}")

@@ -25,7 +25,7 @@ class ConfigError(ValueError):
 
 FIELDS: dict[str, tuple[type, str]] = {
     "seed": (int, "of initialisation, data order, masking and dropout"),
-    "steps": (int, "optimizer updates in the whole run; 0 with phases, whose steps add up"),
+    "steps": (int, "optimizer updates in the whole run, or a length such as '500M tokens', '2M sequences' or '3 epochs'; 0 with phases, whose steps add up"),
     "phases": (list, "stretches of the run, each a dict of the fields that it changes; empty: one. See docs/training.md"),
     "batch_size": (int, "sequences per update, over all devices"),
     "accumulate": (int, "micro-batches per update; changes memory, not results"),
@@ -113,6 +113,7 @@ def load(path: str, overrides: list[str]) -> dict[str, Any]:
     config = _run_file(_find(path))
     flat = _flatten(config.to_dict())
     _check_fields(flat, path)
+    length: int | str | None = None
     for override in overrides:
         field, separator, text = override.partition("=")
         field = field.removeprefix("config.")
@@ -123,12 +124,18 @@ def load(path: str, overrides: list[str]) -> dict[str, Any]:
         if sections[:1] == ["phases"]:
             set_in_phase(config.phases, field, value)
             continue
+        if field == "steps":
+            length = value
+            if isinstance(value, str):  # what the file computes from the steps is left as it is
+                continue
         node = config
         for section in sections:
             node = node[section]
         with node.ignore_type():  # checked here, with better words
             node[name] = value
     resolved = config.to_dict()
+    if isinstance(length, str):
+        resolved["steps"] = length
     overridden = {override.partition("=")[0].removeprefix("config.") for override in overrides}
     for section, (named_by, _) in NAMED_SECTIONS.items():
         if f"{section}.{named_by}" in overridden:
@@ -187,8 +194,15 @@ def parse(field: str, text: str) -> Any:
             raise ValueError
         return value
     except (ValueError, SyntaxError, KeyError):
+        if is_length(field):
+            return text  # read where batch size, length and data are known
         example = {int: "12", float: "0.01", bool: "true", tuple: "bias,norm"}[kind]
         raise ConfigError(f"--config.{field}={text}: expected {kind.__name__}, such as {example} ({meaning})") from None
+
+
+def is_length(field: str) -> bool:
+    """Whether the field is a number of steps that may also be said in other units (`training.durations`)."""
+    return field == "steps" or (field.startswith("phases.") and field.count(".") == 2 and field.endswith(".steps"))
 
 
 def _known(field: str) -> tuple[type, str]:
@@ -213,7 +227,7 @@ def _check_fields(flat: dict[str, Any], path: str) -> None:
         for field, value in flat.items():
             kind, meaning = _known(field)
             fits = isinstance(value, (list, tuple)) if kind in (tuple, list) else type(value) is kind or (kind is float and type(value) is int)
-            if not fits:
+            if not fits and not (is_length(field) and isinstance(value, str)):
                 raise ConfigError(f"{field} is {value!r}; expected {kind.__name__} ({meaning})")
         missing = [field for field in ALL_FIELDS if field not in flat and not (field == "phases" and any(name.startswith("phases.") for name in flat))]
         for field in ALL_FIELDS:

@@ -12,7 +12,9 @@ from jax.sharding import Mesh
 
 from bert_jax.recorded import RecordedBatches
 from bert_jax.sharding import process_rows
+from bert_jax.training.durations import resolve_steps
 from launch.config import ConfigError
+from launch.phases import merge
 
 PAIR_OBJECTIVES = {"segment_pairs": "nsp", "sentence_order": "sop"}  # data.sequences -> what its labels train
 
@@ -161,6 +163,24 @@ def check_same_tokenizer(data: Data, tokenizer_dir: Path) -> None:
         )
 
 
+def resolve_lengths(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with `steps`, its own and the phases', as numbers of updates where they are said in sequences, tokens or epochs."""
+
+    def steps_of(own: dict[str, Any]) -> int:
+        if isinstance(own["steps"], int):
+            return own["steps"]
+        epoch = make_source(own, open_data(own), None).num_sequences if "epoch" in own["steps"] else None
+        try:
+            return resolve_steps(own["steps"], own["batch_size"], own["length"], epoch)
+        except ValueError as error:
+            raise ConfigError(f"steps: {error}") from None
+
+    base = {name: value for name, value in config.items() if name != "phases"}
+    if not config["phases"]:
+        return config | {"steps": steps_of(base)}
+    return config | {"phases": [changes | {"steps": steps_of(merge(base, changes))} for changes in config["phases"]]}
+
+
 def resolve_vocabulary(config: dict[str, Any], data: Data) -> dict[str, Any]:
     """The config with model.vocab_size filled in from the data, or checked against it, as is model.position_offset."""
     check_position_offset(config["model"], data)
@@ -224,7 +244,7 @@ def make_source(config: dict[str, Any], data: Data, mesh: Mesh | None, *, split:
         sequences=cut.pop("kind"),
         **cut,
         masking=MaskingSpec(**settings | rates),
-        rate_steps=config["steps"],
+        rate_steps=config["steps"] if isinstance(config["steps"], int) else 1,  # while an epoch is being measured, the rate does not matter
         dynamic=training,
         rows=rows,
     )

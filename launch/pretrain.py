@@ -23,7 +23,7 @@ from bert_jax.training.state import TrainState, init_state, shardings_of, state_
 from bert_jax.training.step import make_eval_step, make_train_step
 from launch import config as configs
 from launch.config import ConfigError
-from launch.data import Data, check_same_tokenizer, make_source, open_data, resolve_vocabulary
+from launch.data import Data, check_same_tokenizer, make_source, open_data, resolve_lengths, resolve_vocabulary
 from launch.model_section import check_same_model, read_model_section, write_model_section
 from launch.phases import Phase, phases_of
 from launch.report import write_report
@@ -102,6 +102,7 @@ def pretrain(config: dict, workdir: Path, *, accept_changes: bool = False) -> in
 def make_stages(config: dict) -> tuple[dict, list[Stage]]:
     """The config as it is kept (vocabulary resolved, paths absolute), and its phases, each with its data, model, optimizer and batches."""
     stages = []
+    config = resolve_lengths(config)
     for phase in phases_of(config):
         try:
             stages.append(make_stage(phase))

@@ -6,13 +6,13 @@ from tqdm import tqdm
 
 from bert_jax import recorded
 from launch.config import ConfigError
-from launch.data import make_source, open_data, pair_objective, resolve_vocabulary
+from launch.data import make_source, open_data, pair_objective, resolve_lengths, resolve_vocabulary
 from launch.phases import phases_of
 
 
 def record(config: dict, output: Path, *, batches: int | None = None, epochs: int | None = None, phase: int = 0) -> None:
     """Records the first `batches` of a phase, or as many as hold every sequence in `epochs` different orders and masks: classic static masking."""
-    phases = phases_of(config)
+    phases = phases_of(resolve_lengths(config))
     if not 0 <= phase < len(phases):
         raise ConfigError(f"--phase={phase}: the config has {len(phases)} phase(s), 0 to {len(phases) - 1}")
     config = phases[phase].config

@@ -127,6 +127,19 @@ def test_phases_resolve_and_are_checked():
             phases_of(config)
 
 
+def test_steps_in_other_units(prepared, capsys):
+    def steps(*overrides):
+        stages = make_stages(load("configs/quickstart.py", [f"config.data.path={prepared.store}", "config.eval.sequences=32", "config.schedule.warmup_steps=1", *overrides]))[1]
+        return stages[-1].phase.stop, stages[0].source.num_sequences
+
+    last, sequences = steps("config.steps=2 epochs")
+    assert last == -(-2 * sequences // 32)
+    assert steps("config.steps=1k sequences")[0] == -(-1000 // 32)
+    assert steps("config.steps=1M tokens", "config.batch_size=16")[0] == -(-(10**6) // (16 * 64))
+    assert main(["pretrain", "--config=quickstart", "--workdir=nowhere", f"--config.data.path={prepared.store}", "--config.steps=a while"]) == 1
+    assert "'a while' is not a length of training" in capsys.readouterr().err
+
+
 def test_data_paths(tmp_path):
     for name in ("b", "a"):
         (tmp_path / name).mkdir()
