@@ -88,14 +88,19 @@ def open_recorded(config: dict[str, Any], paths: tuple[Path, ...]) -> Data:
     if len(paths) > 1:
         raise ConfigError(f"data.path names {len(paths)} places, and {paths[0]} holds recorded batches; a mixture is made of token stores (and then recorded)")
     recorded = RecordedBatches(paths[0])
-    about = recorded.description
-    missing = [name for name in ("vocab_size", "tokenizer_hash", "special", "data", "masking", "seed") if name not in about]
-    if missing:
-        raise ConfigError(f"the recorded batches in {paths[0]} do not say their {', '.join(missing)}; record them with `bert-jax record`")
+    about = description_of(recorded)
     check_recorded_settings(config, recorded)
     return Data(
         paths, True, (), np.ones(1), about["vocab_size"], about["tokenizer_hash"], recorded.fingerprint, recorded.tokenizer_dir, None, about["special"]
     )
+
+
+def description_of(recorded: RecordedBatches) -> dict[str, Any]:
+    """What a recording says of how it was made; ConfigError unless `bert-jax record` wrote it."""
+    missing = [name for name in ("vocab_size", "tokenizer_hash", "special", "data", "masking", "seed") if name not in recorded.description]
+    if missing:
+        raise ConfigError(f"the recorded batches in {recorded.directory} do not say their {', '.join(missing)}; record them with `bert-jax record`")
+    return recorded.description
 
 
 def data_paths(text: str) -> tuple[Path, ...]:

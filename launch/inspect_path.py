@@ -12,7 +12,7 @@ from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.state import make_blueprint
 from launch.batch_view import BatchView, shares, view_source, view_stores, word_starts_by_token, word_starts_of
 from launch.config import ConfigError, read_run_config
-from launch.data import check_alike, data_paths, make_source, open_data, sequence_settings
+from launch.data import check_alike, data_paths, description_of, make_source, open_data, sequence_settings
 from launch.decoded_rows import printable
 from launch.inspect_page import write_page
 from launch.inspect_text import describe_record, make_console, print_facts, print_view
@@ -139,7 +139,7 @@ def inspect_recording(path: Path, look: Look) -> None:
         return
     look = look.filled()
     tokenizer = tokenizers.load(source.tokenizer_dir)
-    about = source.description
+    about = description_of(source)
     word_starts, rate = word_starts_by_token(tokenizer), about["masking"]["rate"]
     view = view_of_run(about, source, tokenizer, word_starts, rate=rate, rows=look.rows, step=look.step)
     show_view(view, look, f"Recorded batches {path.resolve().name}", [])
