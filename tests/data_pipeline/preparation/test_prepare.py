@@ -1,4 +1,3 @@
-import functools
 import hashlib
 import itertools
 import os
@@ -322,10 +321,11 @@ def test_an_output_that_cannot_be_written_is_named(text, tokenizer_dir, tmp_path
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_command_says_how_to_go_on(whole, text, tokenizer_dir, tmp_path, sign):
     output = tmp_path / "store"
-    command = [sys.executable, "-m", "launch.cli", "prepare", f"--input={text}", f"--tokenizer={tokenizer_dir}", f"--output={output}"]
+    # A shell's background jobs ignore Ctrl-C, and so would their children.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom launch.cli import main\nsys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "prepare", f"--input={text}", f"--tokenizer={tokenizer_dir}", f"--output={output}"]
     command += ["--holdout=0.1", f"--shard-size={SIZE}", "--workers=2"]
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell ignore it, and so would their children
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(lambda: list((output / "units").glob("unit-*.json")) or process.poll() is not None)
     process.send_signal(sign)
     errors = process.communicate(timeout=60)[1]
