@@ -7,7 +7,7 @@ import copy
 import dataclasses
 from typing import Any
 
-from launch.config import ConfigError
+from launch.config import ConfigError, drop_unused
 
 OPT_STATES = ("keep", "restart", "reset")
 
@@ -46,6 +46,8 @@ def phases_of(config: dict[str, Any]) -> list[Phase]:
         if opt_state not in OPT_STATES:
             raise ConfigError(f"phases.{number}.opt_state is {opt_state!r}; known: {', '.join(OPT_STATES)}")
         merged = merge(base, changes)
+        if "name" in changes.get("schedule", {}):  # another schedule does not take all of the config's fields
+            merged["schedule"] = drop_unused("schedule", merged["schedule"], changes["schedule"])
         if merged["steps"] < 1:
             raise ConfigError(f"phases.{number}.steps is {merged['steps']}; every phase needs steps of its own, 1 or more")
         phases.append(Phase(number, name, start, start + merged["steps"], opt_state, merged))

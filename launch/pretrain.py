@@ -12,9 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from bert_jax.sharding import replicated
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.evaluate import evaluate
 from bert_jax.training.loop import BatchSource, Cadence, Hardware, fit
@@ -159,8 +157,13 @@ def enter_phase(state: TrainState, stage: Stage) -> TrainState:
     if policy == "reset":
         opt_state = jax.jit(tx.init, out_shardings=shardings)(state.params)
     else:
-        opt_state = optax.tree.set(state.opt_state, count=jax.device_put(jnp.int32(0), replicated(stage.run.mesh)))
+        opt_state = jax.tree.map_with_path(zero_if_count, state.opt_state)
     return dataclasses.replace(state, opt_state=opt_state)
+
+
+def zero_if_count(path: tuple, leaf: jax.Array) -> jax.Array:
+    """A step count of an optimizer's state anew, any other leaf as it is. Uncorrected Adam's state has no count."""
+    return jax.device_put(jnp.zeros(leaf.shape, leaf.dtype), leaf.sharding) if getattr(path[-1], "name", None) == "count" else leaf
 
 
 def train_stage(

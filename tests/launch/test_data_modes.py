@@ -2,16 +2,23 @@
 
 import json
 import shutil
+import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bert_jax.training.optim import make_optimizer
+from bert_jax.training.schedules import Schedule
+from bert_jax.training.state import TrainState
 from launch.cli import main
 from launch.config import ConfigError, load
 from launch.data import data_paths
 from launch.phases import phase_at, phases_of
-from launch.pretrain import make_stages
+from launch.pretrain import enter_phase, make_stages
 from tests.launch.conftest import SMALL, run
+from tests.training.small_trees import ENCODER_AXES, make_encoder, spec_of
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +132,30 @@ def test_phases_resolve_and_are_checked():
     ):
         with pytest.raises(ConfigError, match=message):
             phases_of(config)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw_bert", "muon", "adafactor"])
+def test_a_phase_restarts_every_count_and_nothing_else(name):
+    """With whatever optimizer, one without a count included; each new count is an array of its own, or it could not be donated."""
+    params = make_encoder()
+    tx = make_optimizer(spec_of(name), ENCODER_AXES)
+    _, opt_state = jax.jit(tx.update)(params, tx.init(params), params)
+    stage = types.SimpleNamespace(phase=types.SimpleNamespace(opt_state="restart"), run=types.SimpleNamespace(tx=tx, abstract=types.SimpleNamespace(opt_state=opt_state)))
+    after = enter_phase(TrainState(jnp.int32(1), params, opt_state), stage).opt_state
+    assert jax.tree.structure(after) == jax.tree.structure(opt_state)
+    is_count = [getattr(path[-1], "name", None) == "count" for path, _ in jax.tree.leaves_with_path(opt_state)]
+    assert any(is_count) == (name != "adamw_bert")
+    for count, before, now in zip(is_count, jax.tree.leaves(opt_state), jax.tree.leaves(after)):
+        np.testing.assert_array_equal(now, 0 if count else before)
+    counts = [now.unsafe_buffer_pointer() for count, now in zip(is_count, jax.tree.leaves(after)) if count]
+    assert len(set(counts)) == len(counts)
+
+
+def test_a_phase_may_have_another_kind_of_schedule():
+    linear = {"name": "linear", "peak": 1e-3, "warmup_steps": 1, "total_steps": 0, "end": 0.0, "decay_from": "warmup"}
+    phases = phases_of({"steps": 0, "schedule": linear, "phases": [{"steps": 9}, {"steps": 9, "schedule": {"name": "constant", "warmup_steps": 0}}]})
+    assert phases[0].config["schedule"] == linear
+    assert Schedule(**phases[1].config["schedule"])(5) == np.float32(1e-3)
 
 
 def test_steps_in_other_units(prepared, capsys):
