@@ -18,7 +18,8 @@ import safetensors
 import safetensors.numpy
 import tokenizers
 
-from bert_jax.interop import bert_config, model_card, names
+from bert_jax.interop import architectures, model_card, weights
+from bert_jax.interop.weights import Naming
 from bert_jax.model.families import build_spec
 from bert_jax.model.spec import EmbeddingSpec
 
@@ -31,13 +32,6 @@ TOKENIZER_FILES = (
     TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
 TOKENIZER_FORMS = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), *((name,) for name in SENTENCEPIECE_FILES))
-TIED = {  # by naming: a repeated weight -> the one that it is tied to
-    "bert": {
-        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    },
-    "roberta": {"lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
-}
 PRODUCER = {"format": "pt", "producer": "bert_jax"}  # transformers asks for the format; the producer marks a directory as ours to overwrite
 
 
@@ -63,9 +57,8 @@ def export(
     spec = build_spec(model_section)
     _check_overwrite(directory)
     files = [tokenizer_dir / name for name in TOKENIZER_FILES if (tokenizer_dir / name).is_file()]
-    config = bert_config.config_from_section(model_section, **_special_ids(tokenizer_dir, spec.encoder.embedding.vocab_size))
-    architecture = bert_config.ARCHITECTURES[model_section["family"]]
-    tensors = names.to_tensors(params, spec, architecture.naming)
+    config = architectures.config_from_section(model_section, **_special_ids(tokenizer_dir, spec.encoder.embedding.vocab_size))
+    tensors = weights.to_tensors(params, spec, architectures.architecture_of(model_section).naming)
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     new = directory.with_name(f".{directory.name}.{os.getpid()}.new")
@@ -100,10 +93,10 @@ def load(directory: str | os.PathLike, *, key: jax.Array) -> Imported:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{source} is not JSON: {error}; fetch it again") from None
-    naming = bert_config.ARCHITECTURES[bert_config.family_of(config, source=source)].naming
+    naming = architectures.ARCHITECTURES[architectures.family_of(config, source=source)].naming
     tensors = _canonical(_read_weights(directory), naming)
-    section = bert_config.section_from_config(config, nsp=names.has_nsp(tensors, naming), source=source)
-    params, notes = names.from_tensors(tensors, build_spec(section), naming, key)
+    section = architectures.section_from_config(config, nsp=weights.has_nsp(tensors, naming), source=source)
+    params, notes = weights.from_tensors(tensors, build_spec(section), naming, key)
     has_tokenizer = any(all((directory / name).is_file() for name in form) for form in TOKENIZER_FORMS)
     return Imported(section, params, directory if has_tokenizer else None, notes)
 
@@ -198,15 +191,14 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     return {name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy() for name, tensor in state.items()}
 
 
-def _canonical(tensors: dict[str, np.ndarray], naming: str) -> dict[str, np.ndarray]:
+def _canonical(tensors: dict[str, np.ndarray], naming: Naming) -> dict[str, np.ndarray]:
     """Older names and the encoder-only layout -> today's names of the pretraining class; tied copies are checked and dropped."""
     for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
         tensors = {name.replace(old, new): array for name, array in tensors.items()}
-    if not any(name.startswith(f"{naming}.") for name in tensors):
-        inside = ("embeddings.", "encoder.", "pooler.")
-        tensors = {f"{naming}.{name}" if name.startswith(inside) else name: array for name, array in tensors.items()}
-    tensors.pop(f"{naming}.embeddings.position_ids", None)  # a buffer of older releases: 0, 1, 2, ...
-    for name, original in TIED[naming].items():
+    if not any(name.startswith(naming.prefix) for name in tensors):
+        tensors = {f"{naming.prefix}{name}" if name.startswith(naming.inside) else name: array for name, array in tensors.items()}
+    tensors.pop(f"{naming.prefix}embeddings.position_ids", None)  # a buffer of older releases: 0, 1, 2, ...
+    for name, original in naming.tied.items():
         array = tensors.pop(name, None)
         if array is None:
             continue

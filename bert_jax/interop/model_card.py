@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bert_jax.interop.bert_config import ARCHITECTURES, model_class
+from bert_jax.interop.architectures import architecture_of
 from bert_jax.model.families import build_spec
 
 TEMPLATE = """\
@@ -42,7 +42,7 @@ lists those as unexpected.{pooler}
 
 def render(name: str, section: dict, tensors: dict[str, np.ndarray], card: dict) -> str:
     """The card's Markdown. card: facts of the run; a dict becomes a section, nested dicts dotted names, other values rows of "Run"."""
-    spec, architecture = build_spec(section), ARCHITECTURES[section["family"]]
+    spec, architecture = build_spec(section), architecture_of(section)
     encoder = spec.encoder
     facts = {
         "Layers": encoder.num_layers,
@@ -61,7 +61,7 @@ def render(name: str, section: dict, tensors: dict[str, np.ndarray], card: dict)
         tag=architecture.model_type,
         title=architecture.title,
         objectives="masked language modelling and next-sentence prediction" if spec.nsp else "masked language modelling",
-        model_class=model_class(section),
+        model_class=architecture.model_class(spec),
         pooler="" if spec.nsp else " There is no pooler: load the encoder with `AutoModel.from_pretrained(..., add_pooling_layer=False)`.",
         model=_table(facts),
         sections="".join(f"\n## {heading.capitalize()}\n\n{_table(values)}" for heading, values in sections.items()),

@@ -10,7 +10,8 @@ import pathlib
 import jax
 import numpy as np
 
-from bert_jax.interop import bert_config, names
+from bert_jax.interop import architectures, weights
+from bert_jax.interop.architectures.bert import ORIGINAL_NAMES
 from bert_jax.model.families import build_spec
 
 CHECKPOINT, CONFIG, VOCABULARY = "bert_model.ckpt", "bert_config.json", "vocab.txt"
@@ -32,11 +33,11 @@ def from_arrays(arrays: dict[str, np.ndarray], config: dict, *, key: jax.Array) 
     """(model section, parameters as float32 numpy arrays, notes) from the checkpoint's arrays and its bert_config.json.
 
     Optimizer state and step counters are ignored; heads that the checkpoint lacks are initialised from `key` and noted. ValueError as in
-    `names.from_tensors`.
+    `weights.from_tensors`.
     """
     arrays = {name: array for name, array in arrays.items() if not name.endswith(OPTIMIZER_STATE) and name not in COUNTERS}
-    section = bert_config.section_from_config(config, nsp=names.has_nsp(arrays, "tensorflow"), source=CONFIG)
-    params, notes = names.from_tensors(arrays, build_spec(section), "tensorflow", key)
+    section = architectures.section_from_config(config, nsp=weights.has_nsp(arrays, ORIGINAL_NAMES), source=CONFIG)
+    params, notes = weights.from_tensors(arrays, build_spec(section), ORIGINAL_NAMES, key)
     if section["activation"] == "gelu":
         notes.append(ERF_NOTE)
     return section, params, notes

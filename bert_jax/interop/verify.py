@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bert_jax.interop import bert_config
+from bert_jax.interop import architectures
 from bert_jax.model.families import build_spec
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.model.spec import ModelSpec
@@ -71,7 +71,7 @@ def verify(directory: str | os.PathLike, params: dict, model_section: dict, text
         raise ValueError(f"verify got {len(texts)} texts; give at least 2, for single sentences and pairs")
     directory, spec = pathlib.Path(directory), build_spec(model_section)
     _check_config(directory, spec)
-    model_class = getattr(transformers, bert_config.model_class(model_section))
+    model_class = getattr(transformers, architectures.model_class(model_section))
     model, loading = model_class.from_pretrained(
         directory,
         output_loading_info=True,
@@ -125,7 +125,7 @@ def verify(directory: str | os.PathLike, params: dict, model_section: dict, text
 def _check_config(directory: pathlib.Path, spec: ModelSpec) -> None:
     path = directory / "config.json"
     try:
-        exported = build_spec(bert_config.section_from_config(json.loads(path.read_text(encoding="utf-8")), nsp=spec.nsp, source=str(path)))
+        exported = build_spec(architectures.section_from_config(json.loads(path.read_text(encoding="utf-8")), nsp=spec.nsp, source=str(path)))
     except (OSError, ValueError) as error:
         raise VerifyError(f"{directory} is not an export of this model: {error}") from None
     if exported != spec:

@@ -7,21 +7,41 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.model.layers import Embedding, Norm, dropout
+from bert_jax.model.dropout import dropout
+from bert_jax.model.layers import Embedding, Norm, Project
+from bert_jax.model.positions import sinusoidal_table
 from bert_jax.model.spec import EncoderSpec
+
+
+class SinusoidalPositions(nnx.Module):
+    """A fixed table times one learned number, which starts at size^-0.5 (Hua et al. 2022, appendix, ScaledSin)."""
+
+    def __init__(self, rows: int, size: int):
+        self.rows, self.size = rows, size
+        self.scale = nnx.Param(jnp.full((1,), size**-0.5, jnp.float32), axes=("hidden",))
+
+    def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        return (self.scale[...] * jnp.asarray(sinusoidal_table(self.rows, self.size))).astype(dtype)[ids]
 
 
 class InputEmbedding(nnx.Module):
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
-        tables, hidden, std = spec.embedding, spec.hidden_size, spec.initializer_range
+        tables, std = spec.embedding, spec.initializer_range
+        size = tables.size or spec.hidden_size
         self.rate = spec.dropout
         self.max_positions = tables.max_positions
-        self.tokens = Embedding(tables.padded_vocab_size, hidden, "vocab", std=std, used_rows=tables.vocab_size, rngs=rngs)
+        self.tokens = Embedding(tables.padded_vocab_size, size, "vocab", std=std, used_rows=tables.vocab_size, rngs=rngs)
         self.position_offset = tables.position_offset
         self.uses_token_types = tables.type_vocab_size > 1
-        self.positions = Embedding(tables.position_rows, hidden, "positions", std=std, rngs=rngs)
-        self.token_types = Embedding(tables.type_vocab_size, hidden, "token_types", std=std, rngs=rngs)
-        self.norm = Norm(hidden, spec.norm_eps)
+        if tables.positions == "learned":
+            self.positions = Embedding(tables.position_rows, size, "positions", std=std, rngs=rngs)
+        elif tables.positions == "sinusoidal":
+            self.positions = SinusoidalPositions(tables.position_rows, size)
+        else:
+            self.positions = None
+        self.token_types = Embedding(tables.type_vocab_size, size, "token_types", std=std, rngs=rngs) if tables.type_vocab_size else None
+        self.norm = Norm(size, spec.norm) if tables.norm else None
+        self.project = Project("ble,ed->bld", {"narrow": size, "embed": spec.hidden_size}, 1, std=std, rngs=rngs) if tables.size else None
 
     def __call__(
         self, input_ids: jax.Array, token_type_ids: jax.Array, position_ids: jax.Array | None, key: jax.Array | None, dtype: jnp.dtype
@@ -30,8 +50,12 @@ class InputEmbedding(nnx.Module):
         length = input_ids.shape[1]
         if length > self.max_positions:
             raise ValueError(f"length {length} is over the model's max_positions {self.max_positions}")
-        if position_ids is None:
-            position_ids = jnp.arange(length)[None]
-        types = token_type_ids if self.uses_token_types else jnp.zeros((1, 1), jnp.int32)
-        x = self.tokens(input_ids, dtype) + self.positions(position_ids + self.position_offset, dtype) + self.token_types(types, dtype)
-        return dropout(self.norm(x), self.rate, key)
+        x = self.tokens(input_ids, dtype)
+        if self.positions is not None:
+            if position_ids is None:
+                position_ids = jnp.arange(length)[None]
+            x = x + self.positions(position_ids + self.position_offset, dtype)
+        if self.token_types is not None:
+            x = x + self.token_types(token_type_ids if self.uses_token_types else jnp.zeros((1, 1), jnp.int32), dtype)
+        x = dropout(x if self.norm is None else self.norm(x), self.rate, key)
+        return x if self.project is None else self.project(x)

@@ -1,10 +1,10 @@
-"""The small parts every block is made of: Project, Norm, Embedding, dropout, and stacking of layers.
+"""The small parts every block is made of: Project, Norm, Embedding, and stacking of layers.
 
 Parameters are float32 and carry their logical axes in metadata (`axes`), which `sharding.py` maps to mesh axes. The compute dtype is the dtype
 of the activations: each part casts its parameters to it.
 
 Einsum letters, the same everywhere: b batch, l length (q and k: query and key positions), d hidden size, h heads, c head size,
-f intermediate size, p prediction slots, v vocabulary.
+f intermediate size, g the two halves of a gated MLP, e the width of factorised embeddings, p prediction slots, v vocabulary.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.model.spec import NormSpec
+
 ACTIVATION_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
 }
 
 
@@ -26,34 +29,35 @@ def truncated_normal(key: jax.Array, shape: tuple[int, ...], std: float) -> jax.
 
 
 class Project(nnx.Module):
-    """A linear map over named axes, by einsum: `equation` is "input,kernel->output"; the bias has the kernel's output axes."""
+    """A linear map over named axes, by einsum: `equation` is "input,kernel->output"; the bias, if any, has the kernel's output axes."""
 
-    def __init__(self, equation: str, axes: dict[str, int], num_inputs: int, *, std: float, rngs: nnx.Rngs):
+    def __init__(self, equation: str, axes: dict[str, int], num_inputs: int, *, std: float, bias: bool = True, rngs: nnx.Rngs):
         """axes: logical name -> size, in the kernel's order, the `num_inputs` contracted ones first."""
         names, shape = tuple(axes), tuple(axes.values())
         self.equation = equation
         self.kernel = nnx.Param(truncated_normal(rngs.params(), shape, std), axes=names)
-        self.bias = nnx.Param(jnp.zeros(shape[num_inputs:], jnp.float32), axes=names[num_inputs:])
+        self.bias = nnx.Param(jnp.zeros(shape[num_inputs:], jnp.float32), axes=names[num_inputs:]) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype)) + self.bias[...].astype(x.dtype)
+        y = jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype))
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 class Norm(nnx.Module):
-    """Layer normalisation over the last axis; statistics in float32 whatever the input."""
+    """Normalisation over the last axis; statistics in float32 whatever the input."""
 
-    def __init__(self, size: int, eps: float):
-        self.eps = eps
+    def __init__(self, size: int, spec: NormSpec):
+        self.eps = spec.eps
+        self.centre = spec.kind == "layer"
         self.scale = nnx.Param(jnp.ones((size,), jnp.float32), axes=("hidden",))
-        self.bias = nnx.Param(jnp.zeros((size,), jnp.float32), axes=("hidden",))
+        self.bias = nnx.Param(jnp.zeros((size,), jnp.float32), axes=("hidden",)) if spec.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
-        mean = wide.mean(-1, keepdims=True)
-        centred = wide - mean
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        normal = centred * jax.lax.rsqrt(variance + self.eps)
-        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
+        if self.centre:
+            wide = wide - wide.mean(-1, keepdims=True)
+        normal = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps) * self.scale[...]
+        return (normal if self.bias is None else normal + self.bias[...]).astype(x.dtype)
 
 
 class Embedding(nnx.Module):
@@ -68,15 +72,6 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: jax.Array, dtype: jnp.dtype) -> jax.Array:
         return self.embedding[...].astype(dtype)[ids]
-
-
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes elements with probability `rate` (in steps of 1/65536, from 16-bit draws) and rescales; key=None means evaluation."""
-    if key is None or rate == 0.0:
-        return x
-    threshold = round(rate * 65536)
-    keep = jax.random.bits(key, x.shape, jnp.uint16) >= threshold
-    return jnp.where(keep, x / (1.0 - threshold / 65536), jnp.zeros_like(x))
 
 
 def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, rngs: nnx.Rngs) -> nnx.Module:
@@ -97,10 +92,12 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, rngs: nn
     return module
 
 
-def scan_layers(module: nnx.Module, body: Callable, carry: jax.Array, keys: jax.Array | None, *, wrap: Callable = lambda f: f, unroll: int = 1):
-    """Runs `body(layer, carry, keys) -> (carry, out)` over the layers of a stacked module; returns (carry, stacked outs). keys: [layers, ...].
+def scan_layers(
+    module: nnx.Module, body: Callable, carry: jax.Array, keys: jax.Array | None, *, uses: int = 1, wrap: Callable = lambda f: f, unroll: int = 1
+):
+    """Runs `body(layer, carry, keys) -> (carry, out)` over the layers of a stacked module, each `uses` times in a row; returns (carry, stacked outs).
 
-    wrap: applied to the scanned function, for rematerialisation.
+    keys: [layers x uses, ...]. wrap: applied to the scanned function, for rematerialisation.
     """
     graphdef, state = nnx.split(module)
 
@@ -108,5 +105,12 @@ def scan_layers(module: nnx.Module, body: Callable, carry: jax.Array, keys: jax.
         parameters, layer_keys = layer
         return body(nnx.merge(graphdef, parameters), carry, layer_keys)
 
-    return jax.lax.scan(wrap(step), carry, (nnx.to_pure_dict(state), keys), unroll=unroll)
+    if uses == 1:
+        return jax.lax.scan(wrap(step), carry, (nnx.to_pure_dict(state), keys), unroll=unroll)
 
+    def again(carry, layer):
+        parameters, layer_keys = layer
+        return jax.lax.scan(lambda carry, keys: wrap(step)(carry, (parameters, keys)), carry, layer_keys, length=uses, unroll=min(unroll, uses))
+
+    grouped = None if keys is None else keys.reshape(-1, uses, *keys.shape[1:])
+    return jax.lax.scan(again, carry, (nnx.to_pure_dict(state), grouped))

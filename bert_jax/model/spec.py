@@ -5,9 +5,10 @@ A spec holds numbers and names only; `families.py` makes specs from published si
 
 import dataclasses
 
-ACTIVATIONS = ("gelu", "gelu_tanh", "relu")  # gelu is the exact erf form, gelu_tanh the approximation (Hugging Face: gelu_new)
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")  # gelu is the exact erf form, gelu_tanh the approximation (Hugging Face: gelu_new)
 VOCAB_MULTIPLE = 128  # rows of the embedding table are padded to this, for tiling and sharding; padding never enters the softmax
 REMAT = ("none", "dots", "full")
+ATTENTION = ("xla", "pallas")
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -33,19 +34,29 @@ def _one_of(owner: object, name: str, known: tuple[str, ...]) -> None:
 class EmbeddingSpec:
     """Token, position and token-type tables, summed (Devlin et al. 2018, section 3).
 
-    max_positions: tokens in the longest input. position_offset: row of the position table that the first token of an input has; RoBERTa's
-    rows begin at the id of the padding token plus one.
+    max_positions: tokens in the longest input. type_vocab_size: 0 for no table of token types. position_offset: row of the position table
+    that the first token of an input has; RoBERTa's rows begin at the id of the padding token plus one. positions: "learned", "sinusoidal" (a
+    fixed table times one learned number; Hua et al. 2022, arXiv 2202.10447) or "none", where attention itself tells positions apart.
+    size: width of the tables if it is not the hidden size, to which a projection then leads (Lan et al. 2019, section 3.1). norm: whether the
+    sum is normalised.
     """
 
     vocab_size: int
     max_positions: int
     type_vocab_size: int
     position_offset: int = 0
+    positions: str = "learned"
+    size: int | None = None
+    norm: bool = True
 
     def __post_init__(self):
-        _positive(self, "vocab_size", "max_positions", "type_vocab_size")
-        if not isinstance(self.position_offset, int) or self.position_offset < 0:
-            raise ValueError(f"EmbeddingSpec.position_offset is {self.position_offset!r}; it must be an integer, 0 or more")
+        _positive(self, "vocab_size", "max_positions")
+        _one_of(self, "positions", ("learned", "sinusoidal", "none"))
+        for name in ("position_offset", "type_vocab_size"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 0:
+                raise ValueError(f"EmbeddingSpec.{name} is {getattr(self, name)!r}; it must be an integer, 0 or more")
+        if self.size is not None:
+            _positive(self, "size")
 
     @property
     def position_rows(self) -> int:
@@ -57,20 +68,62 @@ class EmbeddingSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class NormSpec:
+    """Layer normalisation, or "rms", which divides by the root of the mean square (Zhang & Sennrich 2019)."""
+
+    eps: float
+    kind: str = "layer"
+    bias: bool = True
+
+    def __post_init__(self):
+        _one_of(self, "kind", ("layer", "rms"))
+        if self.eps <= 0:
+            raise ValueError(f"NormSpec.eps is {self.eps!r}; it must be above 0 (BERT: 1e-12)")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeSpec:
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864), the two halves of a head rotated against one another."""
+
+    base: float
+
+    def __post_init__(self):
+        if self.base <= 1:
+            raise ValueError(f"RopeSpec.base is {self.base!r}; it must be above 1 (Su et al.: 10000)")
+
+
+@dataclasses.dataclass(frozen=True)
 class AttentionSpec:
+    """Self-attention. dropout: on the probabilities. bias: on the four projections. alibi: scores fall with distance, by a slope for each head
+    (Press et al. 2022, in its symmetric form). window: keys that a query sees, itself and window / 2 on either side; None: all.
+    """
+
     num_heads: int
     head_dim: int
-    dropout: float  # on the attention probabilities
+    dropout: float
+    bias: bool = True
+    rope: RopeSpec | None = None
+    alibi: bool = False
+    window: int | None = None
 
     def __post_init__(self):
         _positive(self, "num_heads", "head_dim")
         _rate(self, "dropout")
+        if self.rope is not None and self.head_dim % 2:
+            raise ValueError(f"AttentionSpec.head_dim is {self.head_dim}; rotary positions need an even one")
+        if self.window is not None and (not isinstance(self.window, int) or self.window < 2 or self.window % 2):
+            raise ValueError(f"AttentionSpec.window is {self.window!r}; it must be an even number of keys, 2 or more, or None")
 
 
 @dataclasses.dataclass(frozen=True)
 class MlpSpec:
+    """gated: the activation of one projection times another (Shazeer 2020, arXiv 2002.05202). up_bias, down_bias: of the projections."""
+
     intermediate_size: int
     activation: str
+    gated: bool = False
+    up_bias: bool = True
+    down_bias: bool = True
 
     def __post_init__(self):
         _positive(self, "intermediate_size")
@@ -79,29 +132,89 @@ class MlpSpec:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderSpec:
+    """Embeddings and `num_layers` blocks.
+
+    pattern: the attention of successive layers, repeated over the depth; they differ in reach and positions, not in their parameters. Empty: each layer
+    has `attention`. pre_norm: norms stand before attention and MLP instead of after the residual sum (Xiong et al. 2020), and one more at
+    the end. first_norm: False leaves the attention of a pre-norm's first layer without one, as the embeddings are normalised already.
+    layer_groups: layers share the parameters of that many groups (Lan et al. 2019, section 3.1); None: each has its own.
+    dropout: after the embeddings, the attention output and the MLP. initializer_range: standard deviation of the truncated normal.
+    """
+
     embedding: EmbeddingSpec
     hidden_size: int
     num_layers: int
     attention: AttentionSpec
     mlp: MlpSpec
-    norm_eps: float
-    dropout: float  # after the embeddings, the attention output and the MLP
-    initializer_range: float  # standard deviation of the truncated normal
+    norm: NormSpec
+    dropout: float
+    initializer_range: float
+    pattern: tuple[AttentionSpec, ...] = ()
+    pre_norm: bool = False
+    first_norm: bool = True
+    layer_groups: int | None = None
 
     def __post_init__(self):
         _positive(self, "hidden_size", "num_layers")
         _rate(self, "dropout")
-        if self.norm_eps <= 0:
-            raise ValueError(f"EncoderSpec.norm_eps is {self.norm_eps!r}; it must be above 0 (BERT: 1e-12)")
         if self.initializer_range <= 0:
             raise ValueError(f"EncoderSpec.initializer_range is {self.initializer_range!r}; it must be above 0 (BERT: 0.02)")
+        if not self.first_norm and not self.pre_norm:
+            raise ValueError("EncoderSpec.first_norm is False, but only a pre-norm encoder can do without the first norm")
+        if self.layer_groups is not None:
+            _positive(self, "layer_groups")
+            if self.num_layers % self.layer_groups or len(self.kinds) > 1 or not self.first_norm:
+                raise ValueError(f"EncoderSpec.layer_groups is {self.layer_groups}; {self.num_layers} layers of one kind must divide into the groups")
+        for kind in self.kinds:
+            same = dataclasses.replace(kind, rope=self.attention.rope, window=self.attention.window, alibi=self.attention.alibi)
+            if same != self.attention:
+                raise ValueError(f"EncoderSpec.pattern has {kind}, which differs from {self.attention} in more than reach and positions")
+
+    @property
+    def kinds(self) -> tuple[AttentionSpec, ...]:
+        """The attention of successive layers; layer i has number i modulo their number."""
+        return self.pattern or (self.attention,)
+
+    @property
+    def first_layers(self) -> int:
+        """Layers at the beginning that are held apart, so that those after them are whole repetitions of the pattern with the same parameters."""
+        apart = 0 if self.first_norm else 1
+        return apart + (self.num_layers - apart) % len(self.kinds)
+
+    @property
+    def layer_weights(self) -> int:
+        """Entries of one layer's matrices."""
+        inner = self.attention.num_heads * self.attention.head_dim
+        return 4 * self.hidden_size * inner + (3 if self.mlp.gated else 2) * self.hidden_size * self.mlp.intermediate_size
+
+    def attended(self, length: int) -> int:
+        """Keys that a token sees at this length, at most, summed over the layers."""
+        kinds = [self.kinds[layer % len(self.kinds)] for layer in range(self.num_layers)]
+        return sum(length if kind.window is None else min(length, kind.window + 1) for kind in kinds)
+
+
+@dataclasses.dataclass(frozen=True)
+class MlmHeadSpec:
+    """From hidden states to scores of the vocabulary: a dense layer with activation and norm (`transform`), and the token table transposed.
+
+    bias: of the dense layer. decoder_bias: of the scores.
+    """
+
+    activation: str
+    transform: bool = True
+    bias: bool = True
+    decoder_bias: bool = True
+
+    def __post_init__(self):
+        _one_of(self, "activation", ACTIVATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """An encoder with pretraining heads: masked language modelling always, next-sentence prediction if `nsp`."""
+    """An encoder with pretraining heads: masked language modelling always, one for sentence pairs if `nsp`."""
 
     encoder: EncoderSpec
+    mlm_head: MlmHeadSpec
     nsp: bool
 
 
@@ -110,14 +223,17 @@ class Compute:
     """How a model is run; changes speed, memory and rounding, never what is computed.
 
     dtype: of activations and matmuls (parameters, softmax, norm statistics and loss stay float32). remat: what the backward pass
-    recomputes: nothing, all but the matmuls, or everything. unroll: layers per iteration of the scan.
+    recomputes: nothing, all but the matmuls, or everything. unroll: layers per iteration of the scan. attention: "xla", plain operations, or
+    "pallas", the TPU kernel where it takes the shapes (`kernels.fits`).
     """
 
     dtype: str = "float32"
     remat: str = "none"
     unroll: int = 1
+    attention: str = "xla"
 
     def __post_init__(self):
         _one_of(self, "dtype", ("float32", "bfloat16"))
         _one_of(self, "remat", REMAT)
+        _one_of(self, "attention", ATTENTION)
         _positive(self, "unroll")

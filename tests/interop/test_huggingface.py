@@ -13,7 +13,7 @@ import transformers
 from flax import nnx, traverse_util
 from safetensors.torch import save_file as save_torch_file
 
-from bert_jax.interop import huggingface, names
+from bert_jax.interop import architectures, huggingface, weights
 from bert_jax.model.families import build_spec
 from bert_jax.model.heads import PretrainingModel
 
@@ -232,7 +232,7 @@ def test_encoder_only_checkpoints_get_heads_from_the_key(tmp_path, pooler):
     assert all("initialised from the key" in note for note in imported.notes)
     assert "cls.predictions.transform.dense.weight" in imported.notes[0]
     stored = safetensors.numpy.load_file(tmp_path / "model.safetensors")
-    back = names.to_tensors(imported.params, build_spec(imported.model_section), "bert")
+    back = weights.to_tensors(imported.params, build_spec(imported.model_section), architectures.ARCHITECTURES["bert"].naming)
     for name, array in stored.items():
         np.testing.assert_array_equal(back[f"bert.{name}"], array)
 

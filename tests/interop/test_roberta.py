@@ -12,7 +12,7 @@ import torch
 import transformers
 from flax import traverse_util
 
-from bert_jax.interop import bert_config, huggingface
+from bert_jax.interop import architectures, huggingface
 from bert_jax.interop.verify import VerifyError, verify
 from bert_jax.model.families import build_spec
 from data_pipeline.tokenization import tokenizers
@@ -148,10 +148,10 @@ def test_stock_checkpoints_are_imported(exported, tmp_path, form):
 def test_configs_that_do_not_fit_are_refused_by_field(change, message):
     section = {"family": "roberta", "vocab_size": 300, "hidden_size": 32, "num_layers": 1, "num_heads": 4, "intermediate_size": 48}
     section |= {"max_positions": 64}
-    config = bert_config.config_from_section(section, pad=1, cls=0, sep=2)
-    assert bert_config.section_from_config(config, nsp=True, source="config.json").items() >= section.items()
+    config = architectures.config_from_section(section, pad=1, cls=0, sep=2)
+    assert architectures.section_from_config(config, nsp=True, source="config.json").items() >= section.items()
     with pytest.raises(ValueError, match=message):
-        bert_config.section_from_config(config | change, nsp=True, source="config.json")
+        architectures.section_from_config(config | change, nsp=True, source="config.json")
 
 
 def test_a_tokenizer_that_pads_elsewhere_is_refused(exported, tmp_path):

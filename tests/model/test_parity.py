@@ -10,7 +10,7 @@ import torch
 import transformers
 from flax import nnx
 
-from bert_jax.interop import bert_config, huggingface, names
+from bert_jax.interop import architectures, huggingface, weights
 from bert_jax.model.families import build_spec
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.model.spec import Compute
@@ -30,6 +30,8 @@ SHAPES = {
     "wide_one_head": {"hidden_size": 64, "num_heads": 1, "intermediate_size": 96, "num_layers": 2, "vocab_size": 257},
     "mlm_only": {"nsp": False, "norm_eps": 1e-3, "activation": "relu", "num_layers": 2, "type_vocab_size": 3, "vocab_size": 256},
     "roberta": {"family": "roberta", "num_layers": 2},
+    # The first layer is held apart, the others are two periods of local, global; the window is shorter than the rows.
+    "modernbert": {"family": "modernbert", "num_layers": 5, "global_every": 2, "window": 8, "local_rope_base": 100.0},
 }
 
 # Halves the time to compile; the tests run for milliseconds.
@@ -89,14 +91,14 @@ def loss_and_gradients(spec, compute=Compute()):
 
 def stock(section, params):
     """transformers' model with our parameters."""
-    spec, architecture = build_spec(section), bert_config.ARCHITECTURES[section["family"]]
+    spec, architecture = build_spec(section), architectures.ARCHITECTURES[section["family"]]
     pad = max(spec.encoder.embedding.position_offset - 1, 0)
-    config = bert_config.config_from_section(section, pad=pad, cls=0, sep=2)
+    config = architectures.config_from_section(section, pad=pad, cls=0, sep=2)
     config = transformers.AutoConfig.for_model(**config, attn_implementation="eager")
     model = getattr(transformers, config.architectures[0])(config).eval()
-    tensors = {name: torch.from_numpy(array) for name, array in names.to_tensors(params, spec, architecture.naming).items()}
+    tensors = {name: torch.from_numpy(array) for name, array in weights.to_tensors(params, spec, architecture.naming).items()}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
-    assert set(missing) == huggingface.TIED[architecture.naming].keys() and not unexpected
+    assert set(missing) == architecture.naming.tied.keys() and not unexpected
     model.tie_weights()
     return model
 
@@ -147,8 +149,8 @@ def test_gradients(both):
     A key's bias shifts all scores of a query alike, so that its gradient is zero but for rounding: it is judged by the query bias's size.
     """
     spec, _, (_, gradients), model, _, _ = both
-    naming = model.base_model_prefix
-    ours, tied = names.to_tensors(gradients, spec, naming), huggingface.TIED[naming]
+    naming = next(one.naming for one in architectures.ARCHITECTURES.values() if one.model_type == model.config.model_type)
+    ours, tied = weights.to_tensors(gradients, spec, naming), naming.tied
     theirs = {name: parameter.grad.numpy() for name, parameter in model.named_parameters(remove_duplicate=False) if name not in tied}
     assert ours.keys() == theirs.keys()
     for name, expected in theirs.items():

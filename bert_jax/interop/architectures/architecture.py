@@ -1,0 +1,54 @@
+"""What an architecture is, and the checks that all of them make of a config.json."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+from bert_jax.interop.weights import Naming
+from bert_jax.model.spec import ModelSpec
+
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+EXPORTED_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """How transformers knows a family. title: for a reader. naming: of its weights.
+
+    to_config: (spec, pad=, cls=, sep=) -> the fields of config.json. to_section: (config.json, nsp, source) -> the fields of the `model`
+    section but for `family`; ValueError names the field, its value and what fits.
+    """
+
+    title: str
+    model_type: str
+    class_prefix: str
+    naming: Naming
+    to_config: Callable[..., dict]
+    to_section: Callable[[dict, bool, str], dict]
+
+    def model_class(self, spec: ModelSpec) -> str:
+        return self.class_prefix + ("ForPreTraining" if spec.nsp else "ForMaskedLM")
+
+
+def check_values(config: dict, required: dict[str, tuple], source: str) -> None:
+    """ValueError unless each field has one of its values; None stands for an absent field."""
+    for field, values in required.items():
+        if config.get(field) not in values:
+            fitting = " or ".join("absent" if value is None else repr(value) for value in values)
+            raise ValueError(f"{source}: {field} is {config[field]!r}; only encoders can be imported where it is {fitting}")
+
+
+def check_sizes(config: dict, fields: Iterable[str], source: str) -> None:
+    """ValueError unless each field is there and a positive integer."""
+    missing = [field for field in fields if field not in config]
+    if missing:
+        raise ValueError(f"{source} lacks {', '.join(missing)}; take the config that belongs to the checkpoint")
+    for field in fields:
+        if type(config[field]) is not int or config[field] < 1:
+            raise ValueError(f"{source}: {field} is {config[field]!r}; it must be a positive integer")
+
+
+def activation_of(config: dict, field: str, source: str) -> str:
+    activation = config.get(field, "gelu")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{source}: {field} is {activation!r}; known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[activation]
