@@ -4,19 +4,25 @@ Parameters and activations name their axes logically; `RULES` maps a name to mes
 where unused), so that nothing asks which kind of run this is.
 """
 
+import math
+
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
+    "micro_batches": None,
     "length": None,
     "hidden": None,  # the hidden axis of activations and of small parameters
     "embed": "fsdp",  # the hidden axis of matrices
     "heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "gates": None,
+    "narrow": None,  # the width of factorised embeddings
     "vocab": "tensor",
     "positions": None,
     "token_types": None,
@@ -37,7 +43,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: list[jax.
         sizes[unknown[0]] = max(len(devices) // known, 1)
     if int(np.prod(list(sizes.values()))) != len(devices):
         raise ValueError(f"mesh {sizes} needs {int(np.prod(list(sizes.values())))} devices, but there are {len(devices)}")
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+    # jax.make_mesh cuts a torus along whole physical axes only, so that data=32, tensor=2 would not fit a 4x4x4 slice.
+    placed = mesh_utils.create_device_mesh(tuple(sizes.values()), devices, allow_split_physical_axes=True)
+    return Mesh(placed, tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
 
 
 def partition_spec(axes: tuple[str, ...]) -> PartitionSpec:
@@ -45,6 +53,25 @@ def partition_spec(axes: tuple[str, ...]) -> PartitionSpec:
         return PartitionSpec(*(RULES[axis] for axis in axes))
     except KeyError as error:
         raise ValueError(f"logical axis {error} has no rule; known: {', '.join(RULES)}") from None
+
+
+def shard_over_data(sharding: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
+    """ZeRO-1 (Rajbhandari et al. 2020, arXiv 1910.02054, section 5.1): what `data` replicates, cut over `data` too, for optimizer state and updates.
+
+    The cut is along the first axis that no mesh axis cuts yet, or else the first that is cut already, if its pieces divide; an array with no such
+    axis stays as it is. First, and not largest: a stack is cut between layers if it can be, so that what is computed per layer stays on one
+    device, and the last axis, of which a TPU stores whole tiles of 128, comes last.
+    """
+    mesh, names = sharding.mesh, [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
+    cuts = [() if name is None else name if isinstance(name, tuple) else (name,) for name in names]
+    pieces = [math.prod(mesh.shape[name] for name in cut) for cut in cuts]
+    size = mesh.shape["data"]
+    fitting = [axis for axis in range(len(shape)) if shape[axis] % (pieces[axis] * size) == 0]
+    if size == 1 or not fitting:
+        return sharding
+    axis = min(fitting, key=lambda axis: (pieces[axis] > 1, axis))
+    names[axis] = (*cuts[axis], "data") if cuts[axis] else "data"
+    return NamedSharding(mesh, PartitionSpec(*names))
 
 
 def constrain(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:

@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
         ),
     ]
     config.batch_size = 65_536
+    config.batch_ramp = dict(start=0, over=0, sizes=0)
     config.accumulate = 64
     config.length = 128
     config.log_every = 100
@@ -40,7 +41,7 @@ def get_config() -> ConfigDict:
         max_positions=512, type_vocab_size=2, activation="gelu", norm_eps=1e-12, dropout=0.1, attention_dropout=0.1,
         initializer_range=0.02, nsp=True,
     )
-    config.compute = dict(dtype="bfloat16", remat="none", unroll=1)
+    config.compute = dict(dtype="bfloat16", remat="none", unroll=1, attention="auto")
     config.optimizer = dict(
         name="lamb_nvidia", b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, clip_norm=1.0, exclude=("bias", "norm"), layer_decay=1.0,
     )
@@ -49,5 +50,5 @@ def get_config() -> ConfigDict:
     )
     config.eval = dict(every=500, sequences=10_240, batch_size=256)
     config.checkpoint = dict(every=100, keep=3)
-    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    config.mesh = dict(data=-1, fsdp=1, tensor=1, zero1=True)
     return config

@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.steps = 250_000
     config.phases = []
     config.batch_size = 256
+    config.batch_ramp = dict(start=0, over=0, sizes=0)
     config.accumulate = 1
     config.length = 128
     config.log_every = 100
@@ -29,7 +30,7 @@ def get_config() -> ConfigDict:
         max_positions=512, type_vocab_size=2, activation="gelu", norm_eps=1e-12, dropout=0.1, attention_dropout=0.1,
         initializer_range=0.02, nsp=True,
     )
-    config.compute = dict(dtype="bfloat16", remat="none", unroll=1)
+    config.compute = dict(dtype="bfloat16", remat="none", unroll=1, attention="auto")
     config.optimizer = dict(
         name="adamw_bert", b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, clip_norm=1.0, exclude=("bias", "norm"), layer_decay=1.0,
     )
@@ -38,5 +39,5 @@ def get_config() -> ConfigDict:
     )
     config.eval = dict(every=10_000, sequences=10_240, batch_size=256)
     config.checkpoint = dict(every=5_000, keep=3)
-    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    config.mesh = dict(data=-1, fsdp=1, tensor=1, zero1=True)
     return config

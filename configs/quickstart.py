@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.steps = 1_200
     config.phases = []
     config.batch_size = 32
+    config.batch_ramp = dict(start=0, over=0, sizes=0)
     config.accumulate = 1
     config.length = 64
     config.log_every = 40
@@ -28,7 +29,7 @@ def get_config() -> ConfigDict:
         max_positions=128, type_vocab_size=2, activation="gelu_tanh", norm_eps=1e-12, dropout=0.0, attention_dropout=0.0,
         initializer_range=0.06, nsp=True,
     )
-    config.compute = dict(dtype="float32", remat="none", unroll=2)
+    config.compute = dict(dtype="float32", remat="none", unroll=2, attention="auto")
     config.optimizer = dict(
         name="adamw", b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.01, clip_norm=1.0, exclude=("bias", "norm"), layer_decay=1.0,
     )
@@ -38,5 +39,5 @@ def get_config() -> ConfigDict:
     )
     config.eval = dict(every=400, sequences=512, batch_size=32)
     config.checkpoint = dict(every=200, keep=2)
-    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    config.mesh = dict(data=-1, fsdp=1, tensor=1, zero1=True)
     return config

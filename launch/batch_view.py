@@ -4,7 +4,7 @@ stores and settings of one. Leaves: `BatchView`."""
 import dataclasses
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,21 +70,24 @@ def view_source(
     counted."""
     shown = source.batch(step)
     number = getattr(source, "num_sequences", None) or source.num_batches * source.batch_size
-    firsts = range(0, min(SAMPLE_ROWS, number), source.batch_size)
-    sample = (_head(source.batch(step + offset) if offset else shown, min(SAMPLE_ROWS, number) - row) for offset, row in enumerate(firsts))
     return BatchView(
         sequences=sequences,
         choice=choice,
         rate=rate,
         num_sequences=getattr(source, "num_sequences", None),
-        statistics=measure(sample, tokenizer.special, word_starts),
+        statistics=measure(_sample(source, step, shown, min(SAMPLE_ROWS, number)), tokenizer.special, word_starts),
         source_names=source.source_names,
         rows=decode_rows({name: array[first:] for name, array in shown.items()}, tokenizer, rows, source.source_names),
     )
 
 
-def _head(batch: Batch, rows: int) -> Batch:
-    return {name: array[:rows] for name, array in batch.items()}
+def _sample(source, step: int, batch: Batch, rows: int) -> Iterator[Batch]:
+    """The first `rows` rows from `batch`, that of `step`, on, as batches."""
+    while rows > 0:
+        yield {name: array[:rows] for name, array in batch.items()}
+        rows -= len(batch["input_ids"])
+        step += 1
+        batch = source.batch(step) if rows > 0 else {}
 
 
 def word_starts_of(loader, settings: dict) -> Callable[[Batch], np.ndarray]:

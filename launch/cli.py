@@ -16,13 +16,7 @@ def main(argv: list[str] | None = None) -> int:
 
     BERT_JAX_TRACEBACK=1 in the environment shows an error's traceback.
     """
-    arguments, overrides = make_parser().parse_known_args(argv)
-    unknown = [word for word in overrides if not (word.startswith("--config.") and arguments.command in ("pretrain", "record"))]
-    if unknown and any(word.startswith("--config.") and "=" not in word for word in overrides):
-        make_parser().error(f"write overrides with an equals sign: --config.FIELD=VALUE (near {unknown[0]})")
-    if unknown:
-        make_parser().error(f"unknown argument {unknown[0]} for `bert-jax {arguments.command}` (see bert-jax {arguments.command} --help)")
-    arguments.overrides = [word.removeprefix("--") for word in overrides]
+    arguments = parse(argv)
     quiet_libraries()
     try:
         status = arguments.run(arguments) or 0
@@ -33,11 +27,34 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, ImportError, RuntimeError) as error:
         if os.environ.get("BERT_JAX_TRACEBACK"):
             raise
-        print(f"bert-jax {arguments.command}: {error}", file=sys.stderr)
-        return 1
+        return failed(arguments.command, error, 1)
     except KeyboardInterrupt:
-        print(f"bert-jax {arguments.command}: interrupted", file=sys.stderr)
-        return 130
+        return failed(arguments.command, "interrupted", 130)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments of a subcommand; `overrides` holds its config.FIELD=VALUE. Ends with a message and status 2 on bad usage."""
+    from launch.launchers.options import split_payload
+
+    words, payload = split_payload(sys.argv[1:] if argv is None else argv)
+    arguments, overrides = make_parser().parse_known_args(words, argparse.Namespace(payload=payload))
+    unknown = [word for word in overrides if not (word.startswith("--config.") and arguments.command in ("pretrain", "record", "doctor", "plan"))]
+    if unknown and any(word.startswith("--config.") and "=" not in word for word in overrides):
+        make_parser().error(f"write overrides with an equals sign: --config.FIELD=VALUE (near {unknown[0]})")
+    if unknown:
+        make_parser().error(f"unknown argument {unknown[0]} for `bert-jax {arguments.command}` (see bert-jax {arguments.command} --help)")
+    if payload and not arguments.takes_payload:
+        make_parser().error(f"`bert-jax launch {arguments.kind} {arguments.action}` takes no command")
+    arguments.overrides = [word.removeprefix("--") for word in overrides]
+    return arguments
+
+
+def failed(command: str, error: Exception | str, status: int) -> int:
+    """Says what went wrong, and returns the status; one of several processes leaves with it."""
+    from launch import distributed
+
+    print(f"{distributed.speaker()}bert-jax {command}: {error}", file=sys.stderr)
+    return distributed.leave_after_error(status)
 
 
 def end_of_pipe(command: str, error: BrokenPipeError) -> int:
@@ -76,6 +93,8 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_tokenizer(commands)
     add_prepare(commands)
+    add_doctor(commands)
+    add_plan(commands)
     add_pretrain(commands)
     add_evaluate(commands)
     add_export(commands)
@@ -84,7 +103,14 @@ def make_parser() -> argparse.ArgumentParser:
     add_inspect(commands)
     add_record(commands)
     add_report(commands)
+    add_launch(commands)
     return parser
+
+
+def add_launch(commands) -> None:
+    from launch.launchers import options
+
+    options.add_launch(commands)
 
 
 def add_command(commands, name: str, run, summary: str, example: str) -> argparse.ArgumentParser:
@@ -202,6 +228,21 @@ def add_config_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--print-config", action="store_true", help="print the resolved config as JSON and stop")
 
 
+def add_process_options(command: argparse.ArgumentParser) -> None:
+    several = command.add_argument_group(
+        "one of several processes", "needed only where Slurm, OpenMPI or a TPU pod do not tell; or BERT_JAX_COORDINATOR, BERT_JAX_NUM_PROCESSES, BERT_JAX_PROCESS_ID",
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, a free port; the same for all processes")
+    several.add_argument("--num-processes", type=int, metavar="N", help="how many there are; 1: this one alone, whatever the environment says")
+    several.add_argument("--process-id", type=int, metavar="I", help="the number of this one, from 0")
+
+
+def join_processes(arguments, *, saves_on_signal: bool) -> None:
+    from launch import distributed
+
+    distributed.start(arguments.coordinator, arguments.num_processes, arguments.process_id, saves_on_signal=saves_on_signal)
+
+
 def load_config(arguments) -> dict:
     from launch import config
 
@@ -214,6 +255,71 @@ def print_config(config: dict) -> None:
     print(json.dumps(config, indent=2))
 
 
+def add_doctor(commands) -> None:
+    def run(arguments):
+        config = load_config(arguments)
+        if arguments.print_config:
+            return print_config(config)
+        from launch.doctor import doctor
+
+        workdir = None if arguments.workdir is None else Path(arguments.workdir)
+        return doctor(config, workdir, skip=tuple(arguments.skip), as_json=arguments.json)
+
+    command = add_command(
+        commands, "doctor", run,
+        "Checks a config with its data before a long run: text, batches, model, learning rate, speed, disk. Says what to do; keeps nothing.\n"
+        "Exit status: 0 nothing failed; 1 something did.",
+        "  bert-jax doctor --config=configs/bert_mini.py --config.data.path=store --workdir=runs/mini\n"
+        "  bert-jax doctor --config=configs/bert_base.py --config.data.path=store --skip='learning rate' --json",
+    )
+    add_config_options(command)
+    command.add_argument("--workdir", metavar="DIR", help="of the run to be: its disk, and the checkpoint or imported weights that it starts from")
+    command.add_argument("--skip", action="append", default=[], metavar="NAME", help="a check to leave out, as it is printed; may be repeated")
+    command.add_argument("--json", action="store_true", help="print the verdicts as JSON; progress goes to standard error")
+
+
+def add_plan(commands) -> None:
+    def run(arguments):
+        config = load_config(arguments)
+        if arguments.print_config:
+            return print_config(config)
+        from launch.plan_command import plan
+
+        return plan(
+            config, arguments.config, arguments.topology, price=arguments.price, search=arguments.search, chip_batch=arguments.chip_batch, phase=arguments.phase,
+            as_json=arguments.json, output=arguments.output, cached=not arguments.no_cache, keep_text=arguments.hlo,
+        )
+
+    command = add_command(
+        commands, "plan", run,
+        "What a config needs and takes on a TPU slice that is not here: memory, FLOPs, collectives, step time, days, cost. Compiles each phase for it\n"
+        "(needs bert-jax[plan]); minutes for a large model. GPUs are planned by arithmetic. Exit status: 0 it fits; 1 it does not, or an error.",
+        "  bert-jax plan --config=configs/bert_large.py --topology=v4-128\n"
+        "  bert-jax plan --config=configs/bert_base.py --topology=v3-8 --search --price=2.2\n"
+        "  bert-jax plan --config=configs/bert_large.py --topology=v4-8 --phase=1 --chip-batch=32 --json\n"
+        "  bert-jax plan --config=configs/roberta_base.py --topology=gpu:h100x64",
+    )
+    add_config_options(command)
+    command.add_argument("--topology", required=True, metavar="SLICE", help="v4-128, v3-32, v5e-16, v5p-8, v6e-8, v4:4x4x8 (chips along each axis), or gpu:h100x64")
+    command.add_argument("--price", type=float, metavar="MONEY", help="of one chip for an hour: the page tells the cost of the run")
+    command.add_argument("--search", action="store_true", help="try micro-batches and remat settings, and plan the fastest that fits")
+    command.add_argument("--phase", type=int, metavar="N", help="one phase alone, counted from 0")
+    command.add_argument("--chip-batch", type=int, metavar="N", help="sequences per chip in a step of one micro-batch, instead of the config's batch")
+    command.add_argument("--json", action="store_true", help="print all figures as JSON; progress goes to standard error")
+    command.add_argument("--output", metavar="FILE", help="also write the page there; a name in .json takes the figures")
+    command.add_argument("--hlo", metavar="DIR", help="keep the text of the compiled programs")
+    command.add_argument("--no-cache", action="store_true", help="compile again what was measured before (kept in ~/.cache/bert_jax/plans)")
+
+
+def step_range(text: str):
+    from bert_jax.training.profile import ProfileSteps
+
+    try:
+        return ProfileSteps.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_pretrain(commands) -> None:
     def run(arguments):
         config = load_config(arguments)
@@ -221,9 +327,12 @@ def add_pretrain(commands) -> None:
             return print_config(config)
         if arguments.workdir is None:
             raise ValueError("give a --workdir: where checkpoints, logs and the report go")
+        join_processes(arguments, saves_on_signal=True)
         from launch.pretrain import pretrain
 
-        return pretrain(config, Path(arguments.workdir), accept_changes=arguments.accept_changes)
+        return pretrain(
+            config, Path(arguments.workdir), accept_changes=arguments.accept_changes, profile_steps=arguments.profile_steps, wandb_project=arguments.wandb
+        )
 
     from launch.config import describe_fields
 
@@ -238,10 +347,16 @@ def add_pretrain(commands) -> None:
     add_config_options(command)
     command.add_argument("--workdir", metavar="DIR", help="checkpoints, logs, tokenizer, config.json and report.html")
     command.add_argument("--accept-changes", action="store_true", help="continue a workdir's run although its config or data differ")
+    command.add_argument(
+        "--profile-steps", type=step_range, metavar="FIRST:LAST", help="trace the updates after step FIRST up to LAST into WORKDIR/profile, such as 100:110 (docs/training.md)",
+    )
+    command.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases: PROJECT or ENTITY/PROJECT (needs bert-jax[wandb])")
+    add_process_options(command)
 
 
 def add_evaluate(commands) -> None:
     def run(arguments):
+        join_processes(arguments, saves_on_signal=False)
         from launch.evaluate import evaluate_workdir
 
         evaluate_workdir(Path(arguments.workdir), step=arguments.step, data_path=arguments.data)
@@ -253,6 +368,7 @@ def add_evaluate(commands) -> None:
     command.add_argument("--workdir", required=True, metavar="DIR")
     command.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
     command.add_argument("--data", metavar="STORE", help="another token store, made with the same tokenizer")
+    add_process_options(command)
 
 
 def add_export(commands) -> None:

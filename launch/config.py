@@ -28,6 +28,9 @@ FIELDS: dict[str, tuple[type, str]] = {
     "steps": (int, "optimizer updates in the whole run, or a length such as '500M tokens', '2M sequences' or '3 epochs'; 0 with phases, whose steps add up"),
     "phases": (list, "stretches of the run, each a dict of the fields that it changes; empty: one. See docs/training.md"),
     "batch_size": (int, "sequences per update, over all devices"),
+    "batch_ramp.start": (int, "sequences per update at the beginning of the phase, from which they grow to batch_size; 0: batch_size from the first step"),
+    "batch_ramp.over": (int, "steps of smaller batches, or their length such as '50B tokens', or '60%' of the phase"),
+    "batch_ramp.sizes": (int, "sizes before batch_size, evenly apart, each for as many steps"),
     "accumulate": (int, "micro-batches per update; changes memory, not results"),
     "length": (int, "tokens per sequence, special tokens included"),
     "log_every": (int, "steps between log lines"),
@@ -40,13 +43,14 @@ FIELDS: dict[str, tuple[type, str]] = {
     "data.duplicates": (int, "passes over the corpus with different pairs before they repeat (BERT's dupe_factor)"),
     "masking.choice": (str, "tokens, whole_words, ngrams:3 (ALBERT, DeBERTa) or spans:0.2:10 (SpanBERT)"),
     "masking.rate": (float, "share of tokens to predict"),
-    "masking.end_rate": (float, "to which the rate goes linearly over the run's steps; 0: the rate stays"),
+    "masking.end_rate": (float, "to which the rate goes linearly over the phase's steps; 0: the rate stays"),
     "masking.predictions": (int, "prediction slots per sequence, at least rate x length"),
     "masking.mask_share": (float, "share of chosen tokens replaced by [MASK]"),
     "masking.random_share": (float, "share of chosen tokens replaced by a random token; the rest stays"),
     "compute.dtype": (str, "of activations: float32 or bfloat16; parameters stay float32"),
     "compute.remat": (str, "recomputed in the backward pass: none, dots (all but matmuls) or full"),
     "compute.unroll": (int, "layers per iteration of the layer scan"),
+    "compute.attention": (str, "xla, pallas (a TPU kernel; where it cannot take the shapes, xla) or auto: pallas on TPUs, xla elsewhere"),
     "optimizer.name": (str, ", ".join(OPTIMIZERS)),
     "optimizer.b1": (float, "decay of the first moment"),
     "optimizer.b2": (float, "decay of the second moment"),
@@ -59,12 +63,12 @@ FIELDS: dict[str, tuple[type, str]] = {
     "optimizer.layer_decay": (float, "the learning rate's factor per layer away from the heads; 1 is none"),
     "schedule.name": (str, ", ".join(SCHEDULES)),
     "schedule.peak": (float, "learning rate at the end of the warmup"),
-    "schedule.warmup_steps": (int, "steps of linear warmup"),
-    "schedule.total_steps": (int, "steps at which the decay reaches its end; 0: the phase's steps"),
+    "schedule.warmup_steps": (int, "steps of linear warmup, or their length such as '3B tokens', or '6%' of the phase"),
+    "schedule.total_steps": (int, "steps, or their length, at which the decay reaches its end; 0: the phase's steps"),
     "schedule.end": (float, "learning rate at the end"),
     "schedule.decay_from": (str, "of linear and polynomial: warmup (Hugging Face) or start (google-research/bert)"),
     "schedule.power": (float, "of polynomial"),
-    "schedule.decay_steps": (int, "of wsd: the last steps of total_steps, in which the rate falls"),
+    "schedule.decay_steps": (int, "of wsd: the last steps of total_steps, or their length, in which the rate falls"),
     "schedule.start": (float, "of triangle: learning rate at step 0"),
     "eval.every": (int, "steps between evaluations; 0: only at the end"),
     "eval.sequences": (int, "held-out sequences, the same every time"),
@@ -72,8 +76,9 @@ FIELDS: dict[str, tuple[type, str]] = {
     "checkpoint.every": (int, "steps between checkpoints; 0: only at the end"),
     "checkpoint.keep": (int, "newest checkpoints retained"),
     "mesh.data": (int, "devices along the data axis; -1: all that remain"),
-    "mesh.fsdp": (int, "devices that share each parameter and its optimizer state"),
+    "mesh.fsdp": (int, "devices that share each parameter and its optimizer state; they split the batch too"),
     "mesh.tensor": (int, "devices that share heads, MLP and vocabulary"),
+    "mesh.zero1": (bool, "the optimizer's state and update are cut over data too (ZeRO-1); changes memory, not results"),
 }
 
 MODEL_FIELDS: dict[str, tuple[type, str]] = {
@@ -83,8 +88,14 @@ MODEL_FIELDS: dict[str, tuple[type, str]] = {
     "model.num_layers": (int, "depth"),
     "model.num_heads": (int, "attention heads"),
     "model.intermediate_size": (int, "width of the MLP"),
+    "model.embedding_size": (int, "of ALBERT: width of the embedding tables, from which a projection leads to hidden_size"),
+    "model.layer_groups": (int, "of ALBERT: groups of layers that share their parameters"),
     "model.max_positions": (int, "tokens in the longest sequence; transformers' max_position_embeddings without the offset"),
     "model.position_offset": (int, "of RoBERTa and XLM-R: the tokenizer's padding id + 1, from which positions count (fairseq: 2)"),
+    "model.global_every": (int, "of ModernBERT: every so-manyth layer, from the first, sees the whole document"),
+    "model.window": (int, "keys that the other layers see around a token"),
+    "model.rope_base": (float, "of the rotary positions of layers that see the whole document; a phase may change it"),
+    "model.local_rope_base": (float, "of the rotary positions of layers with a window"),
     "model.type_vocab_size": (int, "rows of the token-type table"),
     "model.activation": (str, "gelu (erf), gelu_tanh or relu"),
     "model.norm_eps": (float, "epsilon of the layer norms"),
@@ -99,7 +110,14 @@ PHASE_FIELDS: dict[str, tuple[type, str]] = {
     "name": (str, "of the phase, for logs and the report"),
     "opt_state": (str, "of the optimizer at the phase's start: keep, restart (moments kept, step count 0) or reset"),
 }
-CHANGES_WITH_PHASE = ("steps", "batch_size", "accumulate", "length", "data.", "masking.", "schedule.", "compute.")
+# Of `model`: those that no parameter's shape or place depends on.
+MODEL_FIELDS_OF_PHASES = ("dropout", "attention_dropout", "rope_base", "local_rope_base", "window")
+CHANGES_WITH_PHASE = (
+    "steps", "batch_size", "batch_ramp.", "accumulate", "length", "data.", "masking.", "schedule.", "compute.",
+    *(f"model.{name}" for name in MODEL_FIELDS_OF_PHASES),
+)
+# Numbers of steps that may also be said in other units (`training.durations`); `phases_of` gives them as numbers.
+LENGTHS = ("steps", "batch_ramp.over", "schedule.warmup_steps", "schedule.total_steps", "schedule.decay_steps")
 
 ALL_FIELDS = FIELDS | MODEL_FIELDS
 # Sections of which one field, the name, decides which others a config states: section -> that field; name -> its fields.
@@ -201,8 +219,8 @@ def parse(field: str, text: str) -> Any:
 
 
 def is_length(field: str) -> bool:
-    """Whether the field is a number of steps that may also be said in other units (`training.durations`)."""
-    return field == "steps" or (field.startswith("phases.") and field.count(".") == 2 and field.endswith(".steps"))
+    """Whether the field, "phases.NUMBER.FIELD" included, is one of LENGTHS."""
+    return (field.split(".", 2)[2] if field.startswith("phases.") else field) in LENGTHS
 
 
 def _known(field: str) -> tuple[type, str]:
@@ -317,6 +335,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for field in sorted(before.keys() | after.keys())
         if plain(before.get(field)) != plain(after.get(field)) and not field.startswith(FREE_TO_CHANGE)
     ]
+
+
+def fields_of(config: dict[str, Any]) -> list[tuple[str, Any, str]]:
+    """(field, value, meaning) of a resolved config, those of its phases included."""
+    return [(field, value, _known(field)[1]) for field, value in _flatten(config).items()]
 
 
 def describe_fields() -> str:

@@ -1,6 +1,7 @@
 """From a resolved config to its batches: what `data.path` holds, whether it fits the run, and the source of batches."""
 
 import dataclasses
+import functools
 import glob
 import hashlib
 import os
@@ -12,9 +13,9 @@ from jax.sharding import Mesh
 
 from bert_jax.recorded import RecordedBatches
 from bert_jax.sharding import process_rows
-from bert_jax.training.durations import resolve_steps
 from launch.config import ConfigError
-from launch.phases import merge
+from launch.lengths import batch_sizes_of
+from launch.phases import phases_of, with_numbers
 
 PAIR_OBJECTIVES = {"segment_pairs": "nsp", "sentence_order": "sop"}  # data.sequences -> what its labels train
 
@@ -144,6 +145,7 @@ def check_recorded_settings(config: dict[str, Any], recorded: RecordedBatches) -
     sections = {name: about[name] for name in ("data", "masking")}
     held = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items() if name != "path"}
     held |= {"seed": about["seed"], "batch_size": recorded.batch_size, "length": recorded.length, "masking.predictions": recorded.predictions}
+    held["batch_ramp.start"] = 0  # all batches of a recording have one size
     for field, value in held.items():
         section, _, name = field.rpartition(".")
         asked = config[section].get(name) if section else config[name]
@@ -169,21 +171,13 @@ def check_same_tokenizer(data: Data, tokenizer_dir: Path) -> None:
 
 
 def resolve_lengths(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with `steps`, its own and the phases', as numbers of updates where they are said in sequences, tokens or epochs."""
+    """The config with its lengths, the phases' included, as numbers of updates where they are said in sequences, tokens, epochs or shares."""
+    return with_numbers(config, phases_of(config, sequences_per_epoch))
 
-    def steps_of(own: dict[str, Any]) -> int:
-        if isinstance(own["steps"], int):
-            return own["steps"]
-        epoch = make_source(own, open_data(own), None).num_sequences if "epoch" in own["steps"] else None
-        try:
-            return resolve_steps(own["steps"], own["batch_size"], own["length"], epoch)
-        except ValueError as error:
-            raise ConfigError(f"steps: {error}") from None
 
-    base = {name: value for name, value in config.items() if name != "phases"}
-    if not config["phases"]:
-        return config | {"steps": steps_of(base)}
-    return config | {"phases": [changes | {"steps": steps_of(merge(base, changes))} for changes in config["phases"]]}
+def sequences_per_epoch(config: dict[str, Any]) -> int:
+    """Of the data of a config whose lengths need not be numbers yet."""
+    return make_source(config | {"steps": 1}, open_data(config), None, batch_size=1).num_sequences
 
 
 def resolve_vocabulary(config: dict[str, Any], data: Data) -> dict[str, Any]:
@@ -224,14 +218,13 @@ def pair_objective(config: dict[str, Any]) -> str | None:
 
 
 def make_source(config: dict[str, Any], data: Data, mesh: Mesh | None, *, split: str = "train", batch_size: int | None = None):
-    """This process's share of the batches, as a pure function of the step. mesh=None: all rows. batch_size=None: the config's.
+    """This process's share of the batches, as a pure function of the step. mesh=None: all rows. batch_size=None: the config's, and its ramp.
 
     The held-out split keeps its masks, and is masked at the rate with which the run ends."""
     training = split == "train"
-    batch_size = batch_size or config["batch_size"]
-    rows = None if mesh is None else process_rows(mesh, batch_size)
+    rows_of = None if mesh is None else functools.partial(process_rows, mesh)
     if data.recorded:
-        return RecordedBatches(data.paths[0], rows=rows)
+        return RecordedBatches(data.paths[0], rows=rows_of and rows_of(batch_size or config["batch_size"]))
     from data_pipeline.batches.loader import Loader
     from data_pipeline.batches.masking import MaskingSpec
 
@@ -245,13 +238,13 @@ def make_source(config: dict[str, Any], data: Data, mesh: Mesh | None, *, split:
         paths,
         shares=tuple((shares / shares.sum()).tolist()),
         split=split,
-        batch_size=batch_size,
+        batch_size=batch_size or batch_sizes_of(config),
         sequences=cut.pop("kind"),
         **cut,
         masking=MaskingSpec(**settings | rates),
-        rate_steps=config["steps"] if isinstance(config["steps"], int) else 1,  # while an epoch is being measured, the rate does not matter
+        rate_steps=config["steps"],
         dynamic=training,
-        rows=rows,
+        rows=rows_of,
     )
 
 

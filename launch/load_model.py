@@ -53,10 +53,10 @@ def load_model(path: Path, *, step: int | None = None) -> LoadedModel:
 
 
 def _from_workdir(workdir: Path, step: int | None) -> LoadedModel:
-    section = read_model_section(workdir)
-    blueprint = make_blueprint(build_spec(section))
     checkpoints = Checkpoints(workdir / "checkpoints")
     step = checkpoints.choose(step)
+    section = read_model_section(workdir, step)
+    blueprint = make_blueprint(build_spec(section))
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), blueprint.params)
     params = checkpoints.restore(step, {"params": abstract})["params"]

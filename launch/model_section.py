@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from launch.config import ConfigError, read_json, write_json
+from launch.config import ConfigError, read_json, read_run_config, write_json
+from launch.phases import phase_at, phases_of
 
 # Fields that change how a model is trained, not which arrays it has or what it computes.
 NOT_STRUCTURE = ("dropout", "attention_dropout", "initializer_range")
@@ -12,10 +13,13 @@ def write_model_section(workdir: Path, model: dict) -> None:
     write_json(workdir / "model.json", model)
 
 
-def read_model_section(workdir: Path) -> dict:
+def read_model_section(workdir: Path, step: int | None = None) -> dict:
+    """step: with what the phase that made this checkpoint changes of it (dropout, say), where the workdir is of pretraining."""
     path = workdir / "model.json"
     if not path.is_file():
         raise ConfigError(f"{workdir} holds no model (no model.json): give a workdir of `bert-jax pretrain` or `bert-jax import`")
+    if step is not None and (workdir / "config.json").is_file():
+        return phase_at(phases_of(read_run_config(workdir)), step).config["model"]
     return read_json(path)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import logging
 import math
@@ -13,20 +12,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.processes import from_first, is_first, whole
+from bert_jax.sharding import make_mesh, replicated
+from bert_jax.training import wandb_tracker
 from bert_jax.training.checkpoint import Checkpoints
-from bert_jax.training.evaluate import evaluate
-from bert_jax.training.loop import BatchSource, Cadence, Hardware, fit
-from bert_jax.training.metrics import PEAK_FLOPS, RunLog, model_flops
+from bert_jax.training.loop import BatchSource, Cadence, fit
+from bert_jax.training.metrics import PEAK_FLOPS, model_flops
+from bert_jax.training.profile import Profiler, ProfileSteps
+from bert_jax.training.progress import Hardware
+from bert_jax.training.run_log import RunLog, SilentLog
 from bert_jax.training.state import TrainState, init_state, shardings_of, state_from_params
-from bert_jax.training.step import make_eval_step, make_train_step
 from launch import config as configs
 from launch.config import ConfigError
 from launch.data import Data, check_same_tokenizer, make_source, open_data, resolve_lengths, resolve_vocabulary
+from launch.held_out import held_out_evaluation
 from launch.model_section import check_same_model, read_model_section, write_model_section
 from launch.phases import Phase, phases_of
 from launch.report import write_report
-from launch.run import Run, build_run, copy_tokenizer, environment
+from launch.run import Run, build_run, copy_tokenizer, environment, step_of
+from launch.run_texts import config_table, data_table, samples_table
 from launch.samples import write_samples
+from launch.workdir_lock import locked
 
 MOST_RANDOM = 0.65  # of segment pairs, before a warning
 STOPPED = 75  # exit status: stopped by a signal with the state saved; the same command continues
@@ -48,35 +54,40 @@ class Stage:
         return self.phase.config
 
 
-def pretrain(config: dict, workdir: Path, *, accept_changes: bool = False) -> int:
+def pretrain(config: dict, workdir: Path, *, accept_changes: bool = False, profile_steps: ProfileSteps | None = None, wandb_project: str | None = None) -> int:
     """Trains to the end of the last phase; returns 0, or 75 after SIGTERM or SIGINT. Continues from the workdir's newest whole checkpoint.
+
+    profile_steps: which updates to trace into WORKDIR/profile. wandb_project: where to log besides the workdir.
 
     Everything that a config can get wrong is found before the workdir is touched.
     """
-    if jax.process_count() > 1:
-        raise ConfigError("pretraining on several processes is not there yet; run one process with all of a machine's devices")
     config, stages = make_stages(config)
     steps, data, run = stages[-1].phase.stop, stages[0].data, stages[0].run
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config["checkpoint"]["keep"])
     dropout_key = make_dropout_key(config)
-    check_continues(config, stages, workdir, accept_changes)
+    if wandb_project is not None:
+        wandb_tracker.load()
+    from_first(lambda: check_continues(config, stages, workdir, accept_changes))
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    with locked(workdir), jax.set_mesh(run.mesh):
+    with locked(workdir), jax.set_mesh(run.mesh), contextlib.ExitStack() as opened:
         checkpoints.remove_partial()
         state, origin = first_state(config, run, checkpoints)
         start = int(state.step)
-        copy_tokenizer(data.tokenizer_dir, workdir)
-        configs.write_json(workdir / "config.json", config)
-        configs.write_json(workdir / "data.json", {"fingerprint": fingerprint(stages)})
-        configs.write_json(workdir / "environment.json", environment())
-        write_model_section(workdir, config["model"])
+        if is_first():
+            copy_tokenizer(data.tokenizer_dir, workdir)
+            configs.write_json(workdir / "config.json", config)
+            configs.write_json(workdir / "data.json", {"fingerprint": fingerprint(stages)})
+            configs.write_json(workdir / "environment.json", environment())
+            write_model_section(workdir, config["model"])
         describe(config, stages, workdir, origin)
-        run_log = RunLog(workdir, start)
+        run_log = opened.enter_context(open_log(workdir, start, config, wandb_project if start < steps else None))
         if start >= steps:
             log.info("the run is already at step %d of %d; nothing to do", start, steps)
         else:
             run_log.event(start, "resumed" if start else "started", origin)
+            run_log.text(start, "config", config_table(config))
+            run_log.text(start, "data", data_table(((str(stage.phase), describe_phase(stage)) for stage in stages), fingerprint(stages)))
+        profiler = Profiler(workdir / "profile", profile_steps)
         for stage in stages:
             if start >= stage.phase.stop:
                 continue
@@ -85,16 +96,35 @@ def pretrain(config: dict, workdir: Path, *, accept_changes: bool = False) -> in
                 run_log.event(stage.phase.start, "phase", f"{stage.phase.name}: {describe_phase(stage)}")
                 state = enter_phase(state, stage)
             expected_first_loss = math.log(config["model"]["vocab_size"]) if origin == "fresh weights" and int(state.step) == 0 else None
-            state, finished = train_stage(state, stage, config, steps, checkpoints, run_log, dropout_key, expected_first_loss)
+            state, finished = train_stage(state, stage, config, steps, checkpoints, run_log, dropout_key, profiler, expected_first_loss)
             if not finished:
                 return STOPPED
-        if not run_log.has_event("finished", steps):  # also when a run was killed after its last checkpoint
-            run_log.event(steps, "finished")
-            write_samples(workdir, run.blueprint, state.params, data, step=steps)
-            log.info("report: %s", write_report(workdir))
-        run_log.close()
+        if not from_first(lambda: run_log.has_event("finished", steps)):  # also when a run was killed after its last checkpoint
+            finish(workdir, stages[-1].run, state, data, steps, run_log)
         log.info("checkpoint: %s", checkpoints.path(max(start, steps)))
     return 0
+
+
+def open_log(workdir: Path, start: int, config: dict, wandb_project: str | None) -> RunLog:
+    """One process writes the log of a run. It is to be closed."""
+    if not is_first():
+        return SilentLog()
+    return RunLog(workdir, start, trackers=[wandb_tracker.WandbTracker(workdir, wandb_project, config)] if wandb_project else [])
+
+
+def finish(workdir: Path, run: Run, state: TrainState, data: Data, steps: int, run_log: RunLog) -> None:
+    """Samples and the report, by the first process; the others wait, so that all end together."""
+    params = whole(state.params, replicated(run.mesh))
+
+    def write() -> None:
+        run_log.event(steps, "finished")
+        with jax.set_mesh(make_mesh(devices=jax.local_devices()[:1])) if jax.process_count() > 1 else contextlib.nullcontext():
+            write_samples(workdir, run.blueprint, params, data, step=steps)
+        if samples := samples_table(workdir):
+            run_log.text(steps, "samples", samples)
+        log.info("report: %s", write_report(workdir))
+
+    from_first(write)
 
 
 def make_stages(config: dict) -> tuple[dict, list[Stage]]:
@@ -112,13 +142,26 @@ def make_stages(config: dict) -> tuple[dict, list[Stage]]:
     for stage in stages[1:]:
         if stage.data.tokenizer_hash != first.data.tokenizer_hash:
             raise ConfigError(f"{stage.phase} takes {stage.data}, which was prepared with another tokenizer than {first.data} of {first.phase}; prepare both with one")
-    kept = config | {"model": first.config["model"], "data": config["data"] | {"path": first.config["data"]["path"]}}
+        check_same_parameters(first, stage)
+    kept = config | {
+        "model": config["model"] | {"vocab_size": first.config["model"]["vocab_size"]}, "data": config["data"] | {"path": first.config["data"]["path"]},
+    }
     if config["phases"]:
         kept["phases"] = [
             changes | ({"data": changes["data"] | {"path": stage.data.absolute}} if "path" in changes.get("data", {}) else {})
             for changes, stage in zip(config["phases"], stages)
         ]
     return kept, stages
+
+
+def check_same_parameters(first: Stage, stage: Stage) -> None:
+    """ConfigError naming the fields of the model that a phase changes, if its parameters are then others than the first phase's."""
+    shapes = [jax.tree.map(lambda leaf: leaf.shape, each.run.abstract.params) for each in (first, stage)]
+    if shapes[0] == shapes[1]:
+        return
+    before, after = first.config["model"], stage.config["model"]
+    fields = [f"model.{name}={after[name]} (before: {before[name]})" for name in after if after[name] != before[name]]
+    raise ConfigError(f"{stage.phase} has {', '.join(fields)}, which makes other parameters than those of {first.phase}; take it out of the phase")
 
 
 def make_stage(phase: Phase) -> Stage:
@@ -167,28 +210,20 @@ def zero_if_count(path: tuple, leaf: jax.Array) -> jax.Array:
 
 
 def train_stage(
-    state: TrainState, stage: Stage, config: dict, steps: int, checkpoints: Checkpoints, run_log: RunLog, dropout_key: jax.Array, expected_first_loss: float | None
+    state: TrainState, stage: Stage, config: dict, steps: int, checkpoints: Checkpoints, run_log: RunLog, dropout_key: jax.Array,
+    profiler: Profiler, expected_first_loss: float | None,
 ) -> tuple[TrainState, bool]:
     phase, run = stage.phase, stage.run
-    train_step = make_train_step(
-        run.blueprint, run.objective, run.tx, run.schedule, run.compute, run.abstract, run.mesh, accumulate=phase.config["accumulate"], first_step=phase.start
-    )
+    by_size = {part.batch_size: step_of(run, accumulate=part.accumulate, first_step=phase.start) for part in phase.batch_stages}
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
+        return by_size[len(batch["input_ids"])](state, batch, key)
+
     return fit(
         state, train_step=train_step, source=stage.source, evaluate=stage.evaluation, checkpoints=checkpoints, run_log=run_log, mesh=run.mesh,
         cadence=Cadence(phase.start, phase.stop, steps, config["log_every"], config["eval"]["every"], config["checkpoint"]["every"]),
-        hardware=hardware(phase.config, run), key=dropout_key, expected_first_loss=expected_first_loss,
+        hardware=hardware(phase.config, run), key=dropout_key, profiler=profiler, expected_first_loss=expected_first_loss,
     )
-
-
-@contextlib.contextmanager
-def locked(workdir: Path):
-    """Holds the workdir for this process; ConfigError if another run has it. The lock goes with the process, however it ends."""
-    with open(workdir / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is pretraining in {workdir}; wait for it, or use another --workdir") from None
-        yield
 
 
 def make_dropout_key(config: dict) -> jax.Array:
@@ -231,40 +266,6 @@ def first_state(config: dict, run: Run, checkpoints: Checkpoints) -> tuple[Train
     return TrainState(step_array, held["params"], held["opt_state"]), f"checkpoint of step {step}"
 
 
-def held_out_evaluation(config: dict, run: Run, data: Data):
-    """A function of the state giving held-out metrics, or None if too little text is held out. Every sequence counts at most once."""
-    if data.recorded:
-        log.warning("recorded batches have no held-out part: no evaluation")
-        return None
-    if not data.held_out:
-        log.warning("no text is held out (see bert-jax prepare --holdout): no evaluation")
-        return None
-    for path in data.paths:
-        if path not in data.held_out:
-            log.warning("%s holds no held-out text and takes no part in the evaluation", path)
-    shards = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
-    try:
-        source = make_source(config, data, run.mesh, split="eval", batch_size=shards)
-    except ValueError as error:
-        log.warning("no evaluation: %s", error)
-        return None
-    sequences = min(config["eval"]["sequences"], source.num_sequences)
-    batch_size = min(config["eval"]["batch_size"], sequences // shards * shards)
-    if batch_size < 1:
-        log.warning("no evaluation: %d sequence(s) are held out, fewer than there are devices (%d)", sequences, shards)
-        return None
-    source = make_source(config, data, run.mesh, split="eval", batch_size=batch_size)
-    eval_step = make_eval_step(run.blueprint, run.objective, dataclasses.replace(run.compute, remat="none"), run.abstract.params, run.mesh)
-    batches = sequences // batch_size
-    if batches * batch_size < config["eval"]["sequences"]:
-        shortest = min(source.sources, key=lambda part: len(part.sequences) / data.shares[data.paths.index(part.store.directory)])
-        log.warning(
-            "evaluating %d held-out sequences instead of eval.sequences=%d: %s has %d", batches * batch_size, config["eval"]["sequences"],
-            shortest.store.directory, len(shortest.sequences),
-        )
-    return lambda state: evaluate(state.params, eval_step, source.batches(0, batches), run.mesh, baseline_token=data.baseline_token)
-
-
 def hardware(config: dict, run: Run) -> Hardware:
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
     flops = model_flops(run.blueprint.spec, config["length"], config["masking"]["predictions"])
@@ -278,18 +279,19 @@ def describe(config: dict, stages: list[Stage], workdir: Path, origin: str) -> N
         "%s: %d layers x %d, vocabulary %s, %.1fM parameters", model["family"], model["num_layers"], model["hidden_size"],
         f"{model['vocab_size']:,}", run.blueprint.num_params / 1e6,
     )
-    log.info("%s device(s), mesh %s, %s", jax.device_count(), dict(run.mesh.shape), run.compute.dtype)
+    log.info("%s device(s), mesh %s, %s, attention by %s", jax.device_count(), dict(run.mesh.shape), run.compute.dtype, run.compute.attention)
     for stage in stages:
         log.info("%s: %s", stage.phase, describe_phase(stage))
     log.info("workdir %s: starting from %s", workdir, origin)
 
 
 def describe_phase(stage: Stage) -> str:
-    config, data = stage.config, stage.data
+    config, data, parts = stage.config, stage.data, stage.phase.batch_stages
+    ramp = "".join(f"{part.batch_size:,}, from step {part.stop:,} on " for part in parts[:-1])
     sources = ""
     if len(data.paths) > 1:
         sources = " (" + ", ".join(f"{name} {share:.1%}" for name, share in zip(stage.source.source_names, data.shares)) + ")"
     return (
-        f"steps {stage.phase.start:,} to {stage.phase.stop:,}, batches of {config['batch_size']:,} x {config['length']}, {config['data']['sequences']}, "
+        f"steps {stage.phase.start:,} to {stage.phase.stop:,}, batches of {ramp}{parts[-1].batch_size:,} x {config['length']}, {config['data']['sequences']}, "
         f"masking {config['masking']['choice']} at {config['masking']['rate']:.0%}, from {data}{sources}"
     )

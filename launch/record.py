@@ -16,6 +16,11 @@ def record(config: dict, output: Path, *, batches: int | None = None, epochs: in
     if not 0 <= phase < len(phases):
         raise ConfigError(f"--phase={phase}: the config has {len(phases)} phase(s), 0 to {len(phases) - 1}")
     config = phases[phase].config
+    if config["batch_ramp"]["start"]:
+        raise ConfigError(
+            f"batch_ramp.start is {config['batch_ramp']['start']}, and all batches of a recording have one size; set --config."
+            f"{'phases.%d.' % phase if phases[phase].name else ''}batch_ramp.start=0 here and in training from it"
+        )
     data = open_data(config)
     if data.recorded:
         raise ConfigError(f"{data} already holds recorded batches; record from a token store")

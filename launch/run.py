@@ -4,6 +4,7 @@ import dataclasses
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from jax.sharding import Mesh
 
 from bert_jax.model.families import build_spec
 from bert_jax.model.spec import Compute
-from bert_jax.sharding import make_mesh
+from bert_jax.sharding import MESH_AXES, RULES, make_mesh
 from bert_jax.training.objectives import MaskedLm
 from bert_jax.training.optim import OptimizerSpec, make_optimizer
 from bert_jax.training.schedules import Schedule
 from bert_jax.training.state import Blueprint, TrainState, abstract_state, make_blueprint
+from bert_jax.training.step import make_train_step
+from bert_jax.training.transformations import is_axes
 from launch.config import ConfigError
 from launch.data import pair_objective
+from launch.lengths import batch_sizes_of, micro_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +39,8 @@ class Run:
     abstract: TrainState
 
 
-def build_run(config: dict[str, Any], mask_id: int | None = None) -> Run:
-    """mask_id: of [MASK] in the data, for the accuracy by kind of mask."""
+def build_run(config: dict[str, Any], mask_id: int | None = None, devices: list[jax.Device] | None = None) -> Run:
+    """mask_id: of [MASK] in the data, for the accuracy by kind of mask. devices: of the mesh; None: all that are here."""
     if config["model"]["vocab_size"] == 0:
         raise ConfigError("model.vocab_size is 0 (the tokenizer's), and no data was given to take it from: set --config.data.path")
     if config["length"] > config["model"]["max_positions"]:
@@ -49,13 +53,10 @@ def build_run(config: dict[str, Any], mask_id: int | None = None) -> Run:
             f"set --config.masking.predictions={wanted}"
         )
     blueprint = make_blueprint(build_spec(config["model"]))
-    mesh = make_mesh(**config["mesh"])
+    mesh = make_mesh(**{axis: config["mesh"][axis] for axis in MESH_AXES}, devices=devices)
+    check_mesh_divides(blueprint, mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if config["accumulate"] < 1 or config["batch_size"] % (config["accumulate"] * shards):
-        raise ConfigError(
-            f"batch_size {config['batch_size']} does not divide into accumulate = {config['accumulate']} micro-batches over {shards} devices "
-            f"(data x fsdp); use a multiple of {max(config['accumulate'], 1) * shards}"
-        )
+    check_batch_sizes(config, shards)
     ends = {"total_steps": config["steps"]} if config["schedule"].get("total_steps") == 0 else {}
     schedule = Schedule(**config["schedule"] | ends)
     tx = make_optimizer(OptimizerSpec(**config["optimizer"] | {"exclude": tuple(config["optimizer"]["exclude"])}), blueprint.axes)
@@ -64,9 +65,60 @@ def build_run(config: dict[str, Any], mask_id: int | None = None) -> Run:
         objective=MaskedLm(pair_objective(config), mask_id),
         schedule=schedule,
         tx=tx,
-        compute=Compute(**config["compute"]),
+        compute=compute_of(config, mesh),
         mesh=mesh,
-        abstract=abstract_state(blueprint, tx, mesh),
+        abstract=abstract_state(blueprint, tx, mesh, zero1=config["mesh"]["zero1"]),
+    )
+
+
+def check_batch_sizes(config: dict[str, Any], shards: int) -> None:
+    """ConfigError unless the batches of all steps divide into their micro-batches over so many devices."""
+    if config["accumulate"] < 1 or config["batch_size"] % (config["accumulate"] * shards):
+        raise ConfigError(
+            f"batch_size {config['batch_size']} does not divide into accumulate = {config['accumulate']} micro-batches over {shards} devices "
+            f"(data x fsdp); use a multiple of {max(config['accumulate'], 1) * shards}"
+        )
+    sizes = batch_sizes_of(config).sizes
+    for size in sizes:
+        if size % (micro_batches(config, size) * shards):
+            micro = config["batch_size"] // config["accumulate"]
+            raise ConfigError(
+                f"batch_ramp goes through batches of {', '.join(map(str, sizes))}, and {size} does not divide into micro-batches of up to {micro} over "
+                f"{shards} devices (data x fsdp); use a batch_ramp.start that is a multiple of {micro}, the micro-batch, or of {shards} below it"
+            )
+
+
+# The field that decides an axis which the mesh may cut.
+SIZE_FIELDS = {"heads": "model.num_heads", "mlp": "model.intermediate_size", "embed": "model.hidden_size", "vocab": "the vocabulary, padded to a multiple of 128,"}
+
+
+def compute_of(config: dict[str, Any], mesh: Mesh) -> Compute:
+    """With `auto` resolved for the mesh's devices, which need not be this machine's."""
+    attention = config["compute"]["attention"]
+    if attention == "auto":
+        attention = "pallas" if mesh.devices.flat[0].platform == "tpu" else "xla"
+    return Compute(**config["compute"] | {"attention": attention})
+
+
+def check_mesh_divides(blueprint: Blueprint, mesh: Mesh) -> None:
+    """ConfigError unless the mesh cuts every axis of every parameter into equal pieces."""
+    axes = jax.tree.leaves(blueprint.axes, is_leaf=is_axes)
+    sizes = {(axis, size) for names, leaf in zip(axes, jax.tree.leaves(blueprint.params)) for axis, size in zip(names, leaf.shape)}
+    for axis, size in sorted(sizes):
+        cut = RULES[axis]
+        if cut is not None and size % mesh.shape[cut]:
+            together = [other for name, other in sizes if RULES[name] == cut]
+            fitting = [number for number in range(1, mesh.size + 1) if all(other % number == 0 for other in together)]
+            raise ConfigError(
+                f"{SIZE_FIELDS.get(axis, axis)} is {size}, which does not divide over mesh.{cut} = {mesh.shape[cut]} devices; "
+                f"this model takes {', '.join(map(str, fitting))}"
+            )
+
+
+def step_of(run: Run, *, accumulate: int, first_step: int) -> Callable:
+    """The compiled update of a run's batches in so many micro-batches; of training and of plans alike."""
+    return make_train_step(
+        run.blueprint, run.objective, run.tx, run.schedule, run.compute, run.abstract, run.mesh, accumulate=accumulate, first_step=first_step
     )
 
 

@@ -5,6 +5,9 @@
 
 A step directory without commit.json was cut short and does not count. Orbax restores a flipped bit or another dtype without a word, so both are checked here
 before anything is read. A damaged checkpoint is renamed to `step_...damaged` and the one before it is used.
+
+Of several processes each writes and reads the parts that its devices hold, in one directory that all of them see. The first one decides what is whole, and writes the
+commit, once all have written. Everything public here but `steps`, `path`, `record` and `abstract` is for all processes together.
 """
 
 import hashlib
@@ -19,6 +22,8 @@ from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
+
+from bert_jax.processes import any_process, from_first, is_first
 
 COMMIT = "commit.json"
 FORMAT = "bert_jax.checkpoint"
@@ -53,16 +58,13 @@ class Checkpoints:
     def save(self, step: int, trees: dict[str, Any]) -> None:
         """trees: {"params": ..., "opt_state": ...}. Returns once the arrays are copied off the devices; writing goes on in the background.
 
-        An error of the save before this one is raised here or in `wait`.
+        An error of the save before this one, in any process, is raised here or in `wait`.
         """
         self.wait()
-        if step in self.steps():
-            return
         started = time.monotonic()
         final = self.path(step)
-        if jax.process_index() == 0:
-            shutil.rmtree(final, ignore_errors=True)  # the remains of a save that was killed
-            final.mkdir(parents=True)
+        if not from_first(lambda: self._begin(step)):
+            return
         leaves = _leaf_table(trees)
         response = ocp.save_checkpointables_async(final / "state", trees)
         blocked = time.monotonic() - started
@@ -70,7 +72,7 @@ class Checkpoints:
         def finish():
             try:
                 response.result()
-                if jax.process_index() == 0:
+                if is_first():
                     files = {str(path.relative_to(final)): _file_record(path) for path in sorted(final.rglob("*")) if path.is_file()}
                     record = {"format": FORMAT, "step": step, "trees": sorted(trees), "leaves": leaves, "files": files}
                     temporary = final / (COMMIT + ".tmp")
@@ -84,14 +86,23 @@ class Checkpoints:
         self._thread = threading.Thread(target=finish, name=f"save-{step}")
         self._thread.start()
 
+    def _begin(self, step: int) -> bool:
+        """Makes the directory of a step; False if the step is saved already."""
+        if step in self.steps():
+            return False
+        shutil.rmtree(self.path(step), ignore_errors=True)  # the remains of a save that was killed
+        self.path(step).mkdir(parents=True)
+        return True
+
     def wait(self) -> None:
-        """Returns when no save is under way; raises the error of one that failed."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise CheckpointError(f"saving a checkpoint under {self.directory} failed: {error}") from error
+        """Returns when no save is under way, in any process; raises the error of one that failed."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        failed, error, self._error = any_process(self._error is not None), self._error, None
+        if failed:
+            raise CheckpointError(f"saving a checkpoint under {self.directory} failed: {error or 'see the other processes'}") from error
 
     def _retain(self) -> None:
         for step in self.steps()[: -self.keep]:
@@ -100,6 +111,9 @@ class Checkpoints:
 
     def remove_partial(self) -> None:
         """Removes step directories that a killed save left without their commit."""
+        from_first(self._remove_partial)
+
+    def _remove_partial(self) -> None:
         for path in self.directory.glob("step_*"):
             if _step_number(path) is not None and not (path / COMMIT).exists():
                 log.warning("removing %s: its save was cut short", path)
@@ -111,9 +125,12 @@ class Checkpoints:
         set_aside: rename damaged ones on the way, as only a run that goes on in this directory may.
         CheckpointError if there were checkpoints and all are damaged: training must not start from scratch over them.
         """
+        return from_first(lambda: self._newest(set_aside))
+
+    def _newest(self, set_aside: bool) -> int | None:
         damaged = []
         for step in reversed(self.steps()):
-            reason = self.damage(step)
+            reason = self._damage(step)
             if reason is None:
                 return step
             log.error("checkpoint %s is damaged (%s); trying the one before", self.path(step), reason)
@@ -146,6 +163,9 @@ class Checkpoints:
 
     def damage(self, step: int) -> str | None:
         """What is wrong with a step's files, or None. Reads and hashes all of them. CheckpointError if there is no such step."""
+        return from_first(lambda: self._damage(step))
+
+    def _damage(self, step: int) -> str | None:
         try:
             files = self.record(step)["files"]
         except CheckpointError:

@@ -3,23 +3,23 @@
 import dataclasses
 import logging
 import math
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable
 from typing import Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from bert_jax.batch import check, device_fields
 from bert_jax.sharding import put_batch
 from bert_jax.training.checkpoint import Checkpoints
-from bert_jax.training.metrics import RunLog, divide
+from bert_jax.training.metrics import divide
+from bert_jax.training.profile import Profiler
+from bert_jax.training.progress import Hardware, Progress
+from bert_jax.training.run_log import RunLog
+from bert_jax.training.saves import TimedSaves
 from bert_jax.training.state import TrainState
+from bert_jax.training.stop import StopRequest
 
 log = logging.getLogger("bert_jax")
 
@@ -56,37 +56,6 @@ class Cadence:
         return step == self.last or (every > 0 and step % every == 0)
 
 
-@dataclasses.dataclass(frozen=True)
-class Hardware:
-    """What turns seconds into MFU. peak_flops: of all devices together, None where unknown."""
-
-    flops_per_sequence: float
-    peak_flops: float | None
-
-
-class StopRequest:
-    """Set by SIGTERM or SIGINT; a second SIGINT interrupts at once. Usable as a context manager in the main thread only."""
-
-    def __init__(self):
-        self.signal: str | None = None
-        self._previous: dict[int, object] = {}
-
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number, frame):
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = signal.Signals(number).name
-
-
 def fit(
     state: TrainState,
     *,
@@ -99,6 +68,7 @@ def fit(
     cadence: Cadence,
     hardware: Hardware,
     key: jax.Array,
+    profiler: Profiler,
     expected_first_loss: float | None = None,
 ) -> tuple[TrainState, bool]:
     """Trains from `state.step` to `cadence.last`; returns (state, finished). finished is False after SIGTERM or SIGINT, with the state saved.
@@ -108,27 +78,42 @@ def fit(
     """
     start = int(state.step)
     progress = Progress(start, cadence.steps, hardware, source.source_names)
+    saves = TimedSaves(checkpoints, run_log)
     iterator = iter(source.batches(start - cadence.first, cadence.last - cadence.first))
     window: list[dict] = []
 
-    with StopRequest() as stop, progress:
+    with StopRequest() as stop, progress, profiler:
         for step in range(start + 1, cadence.last + 1):
             with progress.waiting_for_input():
                 batch = next(iterator)
             if step == start + 1:
                 check(batch)
-            state, metrics = train_step(state, put_batch(device_fields(batch), mesh), key)
+            if profiler.begins(step):
+                jax.block_until_ready(state)  # nothing of earlier updates in the trace
+                with progress.paused():
+                    profiler.start()
+            with profiler.step(step):
+                device_batch = put_batch(device_fields(batch), mesh)
+                state, metrics = train_step(state, device_batch, key)
             window.append(metrics)
             if len(window) > 2:
                 jax.block_until_ready(window[-3])  # never more than two steps ahead of the devices
-            progress.count(batch)
+            progress.count(batch, len(device_batch["input_ids"]))
+            if profiler.ends(step):
+                jax.block_until_ready(state)
+                with progress.paused():
+                    profiler.stop()
+                progress.say(f"step {step:>7,}  profile of steps {profiler.wanted} in {profiler.directory}")
             if step == start + 1:
                 progress.compiled(metrics)
                 if expected_first_loss is not None:
                     compare_first_loss(metrics, expected_first_loss, progress)
+            elif len(batch["input_ids"]) != rows:
+                progress.resized(metrics, step, jax.tree.leaves(device_batch)[0].shape[0])
+            rows = len(batch["input_ids"])
 
             due_log, due_eval = step % cadence.log_every == 0, evaluate is not None and cadence.due(cadence.eval_every, step)
-            stopping = stop.signal is not None  # read once: a signal that comes later is the next step's
+            stopping = stop.due()
             due_save = cadence.due(cadence.checkpoint_every, step) or stopping
             if due_log or due_save or due_eval:
                 values = divide(window)
@@ -140,6 +125,7 @@ def fit(
                 run_log.write("train", step, values)
                 progress.show(step, values)
                 window = []
+                saves.log()
             if due_eval:
                 with progress.paused():
                     values = evaluate(state)
@@ -147,102 +133,14 @@ def fit(
                 progress.say(evaluation_line(step, values))
             if due_save:
                 with progress.paused():
-                    checkpoints.save(step, {"params": state.params, "opt_state": state.opt_state})
+                    saves.save(step, {"params": state.params, "opt_state": state.opt_state})
             if stopping and step < cadence.steps:
                 progress.say(f"{stop.signal}: saving step {step} and leaving; the same command continues from there")
-                checkpoints.wait()
+                saves.wait()
                 run_log.event(step, "stopped", stop.signal)
                 return state, False
-        checkpoints.wait()
+        saves.wait()
     return state, True
-
-
-class Progress:
-    """Speed, and what a person sees: a bar on a terminal, plain lines elsewhere. Evaluations and saves are left out of the rates."""
-
-    def __init__(self, start: int, steps: int, hardware: Hardware, source_names: tuple[str, ...]):
-        self.hardware = hardware
-        self.source_names = source_names
-        layout = "{percentage:3.0f}%|{bar:14}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-        self.bar = tqdm(total=steps, initial=start, dynamic_ncols=True, smoothing=0.1, disable=None, bar_format=layout)
-        self.steps = steps
-        self.by_source = np.zeros(len(self.source_names), np.int64)
-        self._reset()
-
-    def _reset(self) -> None:
-        self.began, self.waited, self.idle = time.monotonic(), 0.0, 0.0
-        self.sequences = self.tokens = 0
-
-    def __enter__(self):
-        self._reset()
-        return self
-
-    def __exit__(self, *_):
-        self.bar.close()
-
-    def compiled(self, metrics: dict) -> None:
-        """Waits for the first step, which compiles, and starts the rates after it."""
-        jax.block_until_ready(metrics)
-        self.say(f"first step after {time.monotonic() - self.began:.1f} s, compilation included")
-        self._reset()
-
-    def waiting_for_input(self):
-        return _Stopwatch(self, "waited")
-
-    def paused(self):
-        return _Stopwatch(self, "idle")
-
-    def count(self, batch: dict[str, np.ndarray]) -> None:
-        self.sequences += len(batch["input_ids"])
-        self.tokens += int(np.count_nonzero(batch["segment_ids"]))
-        if self.source_names:
-            self.by_source += np.bincount(batch["source_ids"], minlength=len(self.source_names))
-        self.bar.update()
-
-    def rates(self) -> dict[str, float]:
-        """Rates since the last call, over all processes (none if there was but the first step), and the sequences of each source (this process's)."""
-        counts = {f"sequences/{name}": int(count) for name, count in zip(self.source_names, self.by_source)}
-        self.by_source[:] = 0
-        if not self.sequences:
-            return counts
-        seconds = max(time.monotonic() - self.began - self.idle, 1e-9)
-        processes = jax.process_count()
-        values = {
-            "sequences_per_second": processes * self.sequences / seconds,
-            "tokens_per_second": processes * self.tokens / seconds,
-            "input_wait": self.waited / seconds,
-        }
-        if self.hardware.peak_flops:
-            values["mfu"] = values["sequences_per_second"] * self.hardware.flops_per_sequence / self.hardware.peak_flops
-        self._reset()
-        return values | counts
-
-    def show(self, step: int, values: dict[str, float]) -> None:
-        parts = [f"loss {values['loss']:.3f}", f"mlm acc {values['mlm_accuracy']:.1%}"]
-        parts += [f"{pairs} acc {values[f'{pairs}_accuracy']:.1%}" for pairs in ("nsp", "sop") if f"{pairs}_accuracy" in values]
-        if "sequences_per_second" in values:
-            parts += [f"{values['sequences_per_second']:,.0f} seq/s", f"{values['tokens_per_second']:,.0f} tok/s"]
-            parts += [f"MFU {values['mfu']:.1%}"] if "mfu" in values else []
-            parts.append(f"wait {values['input_wait']:.0%}")
-        if self.bar.disable:
-            self.say(f"step {step:>7,}/{self.steps:,}  " + "  ".join(parts))
-        else:
-            self.bar.set_postfix_str(", ".join(parts))
-
-    def say(self, line: str) -> None:
-        if jax.process_index() == 0:
-            tqdm.write(line, file=sys.stderr)
-
-
-class _Stopwatch:
-    def __init__(self, owner: Progress, name: str):
-        self.owner, self.name = owner, name
-
-    def __enter__(self):
-        self.began = time.monotonic()
-
-    def __exit__(self, *_):
-        setattr(self.owner, self.name, getattr(self.owner, self.name) + time.monotonic() - self.began)
 
 
 def evaluation_line(step: int, values: dict[str, float]) -> str:

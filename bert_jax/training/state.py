@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from bert_jax.model.heads import PretrainingModel
 from bert_jax.model.spec import ModelSpec
-from bert_jax.sharding import partition_spec, replicated
+from bert_jax.sharding import constrain, partition_spec, replicated, shard_over_data
 
 Tree = Any
 
@@ -40,13 +40,24 @@ class Blueprint:
         return nnx.to_pure_dict(nnx.split(PretrainingModel(self.spec, rngs=nnx.Rngs(params=key)))[1])
 
     def model(self, params: Tree) -> PretrainingModel:
-        return nnx.merge(self.graphdef, params)
+        """Under a mesh, embeddings and heads are gathered over `fsdp` here, and their gradients are whole; layers where their scan comes to them.
+
+        Left to itself the compiler looks tokens up in each piece of the table, and moves activations instead.
+        """
+
+        def whole(axes, param):
+            if axes[0] == "layers" or "embed" not in axes:
+                return param
+            return constrain(param, tuple("hidden" if axis == "embed" else axis for axis in axes))
+
+        return nnx.merge(self.graphdef, jax.tree.map(whole, self.axes, params, is_leaf=lambda node: isinstance(node, tuple)))
 
     @property
     def num_params(self) -> int:
         """Parameters of the model as published, without the padding of the vocabulary."""
-        embedding, hidden = self.spec.encoder.embedding, self.spec.encoder.hidden_size
-        padding = (embedding.padded_vocab_size - embedding.vocab_size) * (hidden + 1)
+        embedding, head = self.spec.encoder.embedding, self.spec.mlm_head
+        width = (embedding.size or self.spec.encoder.hidden_size) + head.decoder_bias
+        padding = (embedding.padded_vocab_size - embedding.vocab_size) * width
         return sum(leaf.size for leaf in jax.tree.leaves(self.params)) - padding
 
 
@@ -60,12 +71,13 @@ def param_shardings(blueprint: Blueprint, mesh: Mesh) -> Tree:
     return jax.tree.map(lambda axes: NamedSharding(mesh, partition_spec(axes)), blueprint.axes, is_leaf=lambda node: isinstance(node, tuple))
 
 
-def abstract_state(blueprint: Blueprint, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A TrainState of ShapeDtypeStructs that carry their shardings; moments are sharded as their parameters.
+def abstract_state(blueprint: Blueprint, tx: optax.GradientTransformation, mesh: Mesh, *, zero1: bool = False) -> TrainState:
+    """A TrainState of ShapeDtypeStructs that carry their shardings; moments are sharded as their parameters and, with zero1, over `data` too.
 
     Moments of another shape than their parameter's (Adafactor's factors, one row or column per matrix) are small and lie on every device.
     """
     shardings = param_shardings(blueprint, mesh)
+    cut = jax.tree.map(lambda leaf, sharding: shard_over_data(sharding, leaf.shape) if zero1 else sharding, blueprint.params, shardings)
     opt_state = jax.eval_shape(tx.init, blueprint.params)
 
     def masked(node):  # where an optimizer of some parameters (Muon's) has none of another's moments
@@ -77,7 +89,7 @@ def abstract_state(blueprint: Blueprint, tx: optax.GradientTransformation, mesh:
         return sharding if moment.shape == param.shape else replicated(mesh)
 
     opt_shardings = optax.tree.map_params(
-        tx, moment_sharding, opt_state, blueprint.params, shardings, transform_non_params=lambda _: replicated(mesh), is_leaf=masked
+        tx, moment_sharding, opt_state, blueprint.params, cut, transform_non_params=lambda _: replicated(mesh), is_leaf=masked
     )
 
     def place(leaf, sharding):
@@ -92,6 +104,12 @@ def abstract_state(blueprint: Blueprint, tx: optax.GradientTransformation, mesh:
 
 def shardings_of(abstract: Tree) -> Tree:
     return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def update_shardings(abstract: TrainState) -> Tree:
+    """Where gradients and updates are computed, a tree like the parameters: with ZeRO-1, which shows in the moments, cut over `data`."""
+    zero1 = any("data" in jax.tree.leaves(tuple(leaf.sharding.spec)) for leaf in jax.tree.leaves(abstract.opt_state))
+    return jax.tree.map(lambda leaf: shard_over_data(leaf.sharding, leaf.shape) if zero1 else leaf.sharding, abstract.params)
 
 
 def init_state(blueprint: Blueprint, tx: optax.GradientTransformation, abstract: TrainState, key: jax.Array) -> TrainState:

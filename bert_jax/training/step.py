@@ -8,10 +8,11 @@ import optax
 from jax.sharding import Mesh
 
 from bert_jax.model.spec import Compute
-from bert_jax.sharding import batch_sharding, replicated
+from bert_jax.sharding import batch_sharding, constrain, replicated
+from bert_jax.training.norms import norm_metrics
 from bert_jax.training.objectives import MaskedLm, ratios, total_loss
 from bert_jax.training.schedules import Schedule
-from bert_jax.training.state import Blueprint, TrainState, shardings_of
+from bert_jax.training.state import Blueprint, TrainState, shardings_of, update_shardings
 
 
 def make_train_step(
@@ -32,13 +33,16 @@ def make_train_step(
     schedule's step 0 lies. metrics: name -> (numerator, denominator).
     """
 
+    pieces = update_shardings(abstract)
+    tx = optax.with_extra_args_support(tx)
+
     def gradients(params, micro, weights, key):
         def loss_of(params):
             losses, right = objective.sums(blueprint.model(params), micro, key=key, compute=compute)
             return total_loss(losses, weights), (losses, right)
 
         (_, sums), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-        return grads, sums
+        return jax.lax.with_sharding_constraint(grads, pieces), sums
 
     def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
         key = jax.random.fold_in(key, state.step)
@@ -57,16 +61,16 @@ def make_train_step(
             shapes = jax.eval_shape(gradients, state.params, first, weights, key)
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             (grads, (losses, right)), _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), micros))
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        report: dict[str, jax.Array] = {}
+        params = jax.lax.with_sharding_constraint(state.params, pieces)
+        updates, opt_state = tx.update(grads, state.opt_state, params, report=report)
         rate = schedule(state.step - first_step)
-        params = optax.apply_updates(state.params, optax.tree.scale(-rate, updates))
+        updates = optax.tree.scale(-rate, updates)
+        new_params = jax.lax.with_sharding_constraint(optax.apply_updates(params, updates), pieces)  # the step's out_shardings gather them, once
         one = jnp.float32(1)
-        metrics = ratios(losses, right, weights) | {
-            "loss": (total_loss(losses, weights), one),
-            "grad_norm": (optax.global_norm(grads), one),
-            "learning_rate": (rate, one),
-        }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        metrics = ratios(losses, right, weights) | {"loss": (total_loss(losses, weights), one), "learning_rate": (rate, one)}
+        metrics |= norm_metrics(grads, updates, params, blueprint.axes, report.get("trust_ratios"))
+        return TrainState(state.step + 1, new_params, opt_state), metrics
 
     shardings = shardings_of(abstract)
     return jax.jit(
@@ -79,7 +83,8 @@ def make_train_step(
 
 def split_batch(field: jax.Array, count: int) -> jax.Array:
     """[b, ...] -> [count, b/count, ...]; micro-batch i takes rows i, i + count, ..., so that every device keeps its own rows."""
-    return field.reshape(field.shape[0] // count, count, *field.shape[1:]).swapaxes(0, 1)
+    micros = field.reshape(field.shape[0] // count, count, *field.shape[1:]).swapaxes(0, 1)
+    return constrain(micros, ("micro_batches", "batch", *["length"] * (field.ndim - 1)))
 
 
 def make_eval_step(blueprint: Blueprint, objective: MaskedLm, compute: Compute, abstract_params, mesh: Mesh) -> Callable:

@@ -57,17 +57,30 @@ def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.Gradien
     return optax.GradientTransformation(init, update)
 
 
-def scale_by_layer_trust_ratio(adapted: Tree, stacked: Tree) -> optax.GradientTransformation:
-    """Multiplies each layer's update by |w| / |update|, or by 1 where either is 0 (LAMB, algorithm 2); only where `adapted` is true."""
+def scale_by_layer_trust_ratio(adapted: Tree, stacked: Tree) -> optax.GradientTransformationExtraArgs:
+    """Multiplies each layer's update by |w| / |update|, or by 1 where either is 0 (LAMB, algorithm 2); only where `adapted` is true.
 
-    def scale(update, param, is_adapted, is_stacked):
-        if not is_adapted:
-            return update
-        param_square, update_square = layer_mean_square(param, is_stacked), layer_mean_square(update, is_stacked)
-        usable = (param_square > 0) & (update_square > 0)
-        return update * jnp.where(usable, jnp.sqrt(param_square / jnp.where(usable, update_square, 1.0)), 1.0)
+    update's extra argument `report`: a dict, in which the ratios are left under "trust_ratios", float32 [adapted tensors], each layer's for itself.
+    """
 
-    return _stateless(lambda updates, params: jax.tree.map(scale, updates, params, adapted, stacked))
+    def update(updates, state, params, *, report=None, **_):
+        ratios = []
+
+        def scale(update, param, is_adapted, is_stacked):
+            if not is_adapted:
+                return update
+            param_square, update_square = layer_mean_square(param, is_stacked), layer_mean_square(update, is_stacked)
+            usable = (param_square > 0) & (update_square > 0)
+            ratio = jnp.where(usable, jnp.sqrt(param_square / jnp.where(usable, update_square, 1.0)), 1.0)
+            ratios.append(ratio.ravel())
+            return update * ratio
+
+        scaled = jax.tree.map(scale, updates, params, adapted, stacked)
+        if report is not None and ratios:
+            report["trust_ratios"] = jnp.concatenate(ratios)
+        return scaled, state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def scale_by_stable_adamw(

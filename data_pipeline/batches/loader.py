@@ -4,9 +4,9 @@ Enters: one token store or several, and settings. Leaves: `batch(step)` and `bat
 `bert_jax.batch.check`. A batch depends on (stores, settings, seed, step) and nothing else: not on the process's share of the rows, the
 workers, or the steps before it. There is no state to save; resuming at a step is starting there.
 
-Row r of step s has the global position g = s x batch_size + r. One store: epoch g // n (n sequences) visits all of them in an order of its own, so
-a batch may hold the end of one epoch and the beginning of the next. Several: `mixture.py` says which store position g takes and how many it took
-before; each store is then visited like a single one.
+Row r of step s has the global position g = s x batch_size + r; where the batch grows: the rows of all batches before, + r. One store: epoch
+g // n (n sequences) visits all of them in an order of its own, so a batch may hold the end of one epoch and the beginning of the next. Several:
+`mixture.py` says which store position g takes and how many it took before; each store is then visited like a single one.
 
 A batch is built in numpy. tf.data builds them ahead in threads; TensorFlow is imported for that alone, by `batches`.
 """
@@ -15,11 +15,12 @@ import atexit
 import dataclasses
 import functools
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.batches.batch_sizes import BatchSizes
 from data_pipeline.batches.masking import Masker, MaskingSpec
 from data_pipeline.batches.mixture import Mixture
 from data_pipeline.sequences.order import MASKS, MIXTURE, ORDER, fold, make_key, permute
@@ -62,13 +63,14 @@ class Loader:
     Args:
       store_dirs: a token store, or several with the same tokenizer.
       shares: of the stores in the mixture, adding up to 1; see `mixture.shares_of`. May be left out for one store.
-      batch_size: rows of the global batch.
+      batch_size: rows of the global batch; `BatchSizes` where they change with the step.
       length, sequences, short_seq_prob, duplicates: see `packing.Sequences`.
       masking: which tokens to choose and what to make of them; `masking.predictions` is K.
       rate_steps: steps over which the rate goes from `masking.rate` to `masking.end_rate`.
       seed: of the order, the pairs, the mixture and the masks.
       dynamic: draw new masks at every epoch. False keeps a sequence's mask: for evaluation, and for static masking.
-      rows: int array of the rows of the global batch that this process builds, in this order; all of them by default.
+      rows: int array of the rows of the global batch that this process builds, in this order; all of them by default. Where batch sizes change: a
+        function from a size to such an array.
       workers: threads that build batches ahead, one batch each.
 
     Evaluation needs nothing more: steps 0 to M are the same M batches each time, a fixed sample of the split in a fixed order.
@@ -80,7 +82,7 @@ class Loader:
         *,
         shares: Sequence[float] = (1.0,),
         split: str = "train",
-        batch_size: int,
+        batch_size: int | BatchSizes,
         length: int,
         sequences: str = "segment_pairs",
         short_seq_prob: float = 0.1,
@@ -89,15 +91,13 @@ class Loader:
         rate_steps: int = 1,
         seed: int,
         dynamic: bool = True,
-        rows: np.ndarray | None = None,
+        rows: np.ndarray | Callable[[int], np.ndarray] | None = None,
         workers: int = 2,
     ):
         store_dirs = [store_dirs] if isinstance(store_dirs, str | Path) else list(store_dirs)
-        rows = np.arange(batch_size) if rows is None else np.asarray(rows)
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} does not fit; it must be at least 1")
-        if rows.ndim != 1 or rows.dtype.kind not in "iu" or not rows.size or rows.min() < 0 or rows.max() >= batch_size:
-            raise ValueError(f"rows must be a list of row numbers in [0, {batch_size}), the rows of the global batch; got {rows}")
+        self.batch_sizes = batch_size if isinstance(batch_size, BatchSizes) else BatchSizes.constant(batch_size)
+        rows_of = np.arange if rows is None else rows if callable(rows) else lambda size: rows
+        self._rows = {size: _checked_rows(rows_of(size), size) for size in self.batch_sizes.sizes}
         if workers < 1:
             raise ValueError(f"workers={workers} does not fit; it must be at least 1")
         if len(shares) != len(store_dirs):
@@ -108,7 +108,7 @@ class Loader:
             raise ValueError(f"the stores {', '.join(map(str, store_dirs))} were prepared with different tokenizers; prepare them with one")
         self._masker = Masker(masking, length=length, vocab_size=stores[0].vocab_size, special=stores[0].special, special_ids=stores[0].special_ids)
         self.masking, self.rate_steps = masking, rate_steps
-        self.batch_size, self.length, self.predictions = batch_size, length, masking.predictions
+        self.batch_size, self.length, self.predictions = self.batch_sizes.largest, length, masking.predictions
         self.dynamic = dynamic
         self.workers = workers
         self.sources: list[Source] = []
@@ -121,7 +121,6 @@ class Loader:
             self.sources.append(Source(name, store, parts, order_key, first_id))
             first_id += len(parts)
         self._mixture = Mixture(np.asarray(shares, np.float64), make_key(seed, MIXTURE)) if len(stores) > 1 else None
-        self._rows = rows.astype(np.int64)
         self._masks_key = make_key(seed, MASKS)
         self._failure: Exception | None = None
 
@@ -139,7 +138,7 @@ class Loader:
 
     def epoch_of(self, step: int) -> int:
         """The epoch, counted from 0, of the first row of a step's global batch; of a mixture: how often its first exhausted store was seen."""
-        return step * self.batch_size // self.num_sequences
+        return self.batch_sizes.before(step) // self.num_sequences
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This process's rows of the global batch of a step. Thread-safe."""
@@ -188,7 +187,7 @@ class Loader:
             del iterator
 
     def _build(self, step: int) -> dict[str, np.ndarray]:
-        positions = step * self.batch_size + self._rows
+        positions = self.batch_sizes.before(step) + self._rows[self.batch_sizes.at(step)]
         numbers, places = (np.zeros_like(positions), positions) if self._mixture is None else self._mixture.locate(positions)
         rows: dict[str, np.ndarray] = {}
         visits = np.zeros_like(positions)
@@ -240,6 +239,13 @@ class Loader:
         for step in (start, stop):
             if step is not None and not 0 <= step <= last:
                 raise ValueError(f"step {step} does not fit; it must lie in [0, {last}]")
+
+
+def _checked_rows(rows: np.ndarray, batch_size: int) -> np.ndarray:
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu" or not rows.size or rows.min() < 0 or rows.max() >= batch_size:
+        raise ValueError(f"rows must be a list of row numbers in [0, {batch_size}), the rows of the global batch; got {rows}")
+    return rows.astype(np.int64)
 
 
 def _names(stores: list[TokenStore]) -> list[str]:

@@ -4,7 +4,9 @@ import pydoc_data.topics
 import types
 from pathlib import Path
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from launch.cli import main
 
@@ -18,6 +20,22 @@ SMALL = [
 
 def run(*arguments: str) -> None:
     assert main(list(arguments)) == 0
+
+
+@pytest.fixture(scope="module")
+def quick_compilation(tmp_path_factory):
+    """For runs whose compilation is all the time they take: without most optimisations, and what several of them compile only once."""
+    settings = {  # name: (here, before and after)
+        "jax_disable_most_optimizations": (True, False),
+        "jax_compilation_cache_dir": (str(tmp_path_factory.mktemp("compiled")), jax.config.jax_compilation_cache_dir),
+        "jax_persistent_cache_min_compile_time_secs": (0.0, jax.config.jax_persistent_cache_min_compile_time_secs),
+    }
+    for when in (0, 1):
+        for name, values in settings.items():
+            jax.config.update(name, values[when])
+        compilation_cache.reset_cache()
+        if when == 0:
+            yield
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from bert_jax.batch import check, device_fields, zeros
-from bert_jax.interop import bert_config, huggingface, names
+from bert_jax.interop import architectures, huggingface, weights
 from bert_jax.model.families import build_spec
 from launch import config as configs
 from launch.cli import main
@@ -113,12 +113,12 @@ def test_every_config_says_what_it_is(path):
 def test_published_models_have_the_published_parameters(name, millions):
     """Every weight's name and shape is that of transformers' model of the same config, which is only described, not allocated."""
     section = configs.load(f"configs/{name}.py", [])["model"]
-    described = bert_config.config_from_section(section, pad=section.get("position_offset", 1) - 1, cls=0, sep=2)
+    described = architectures.config_from_section(section, pad=section.get("position_offset", 1) - 1, cls=0, sep=2)
     with torch.device("meta"):
         model = getattr(transformers, described["architectures"][0])(transformers.AutoConfig.for_model(**described))
-    naming = bert_config.ARCHITECTURES[section["family"]].naming
-    ours = {weight_name: weight.stored_shape for weight in names.weights(build_spec(section), naming) for weight_name in weight.names}
-    tied = huggingface.TIED[naming]
+    naming = architectures.ARCHITECTURES[section["family"]].naming
+    ours = {weight_name: weight.stored_shape for weight in weights.weights(build_spec(section), naming) for weight_name in weight.names}
+    tied = naming.tied
     assert ours == {weight_name: tuple(weight.shape) for weight_name, weight in model.state_dict().items() if weight_name not in tied}
     assert round(model.num_parameters() / 1e6, 1) == millions
 

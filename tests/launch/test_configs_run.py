@@ -1,15 +1,10 @@
-"""Every config trains for a few steps when shrunk by the overrides that its docstring documents.
-
-Compilation is all the time that takes, so it is done without most optimisations, and functions that shrunk configs share are compiled once.
-"""
+"""Every config trains for a few steps when shrunk by the overrides that its docstring documents."""
 
 import json
 import re
 from pathlib import Path
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from launch import pretrain
 from launch.phases import phases_of
@@ -17,25 +12,12 @@ from tests.launch.conftest import run
 
 CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "__init__")
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def laptop_overrides(path: Path) -> list[str]:
     docstring = path.read_text().split('"""')[1]
     return re.findall(r"--config\.\S+=\S+", docstring.partition("Laptop:")[2])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation(tmp_path_factory):
-    settings = {  # name: (here, before and after)
-        "jax_disable_most_optimizations": (True, False),
-        "jax_compilation_cache_dir": (str(tmp_path_factory.mktemp("compiled")), jax.config.jax_compilation_cache_dir),
-        "jax_persistent_cache_min_compile_time_secs": (0.0, jax.config.jax_persistent_cache_min_compile_time_secs),
-    }
-    for when in (0, 1):
-        for name, values in settings.items():
-            jax.config.update(name, values[when])
-        compilation_cache.reset_cache()
-        if when == 0:
-            yield
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -21,22 +21,23 @@ SHARDED = """
 import json, sys
 import jax, numpy as np, optax
 from bert_jax.sharding import make_mesh
-from bert_jax.training.state import Blueprint, abstract_state, shardings_of
+from bert_jax.training.state import Blueprint, abstract_state, shardings_of, update_shardings
 from tests.training.small_trees import ENCODER_AXES, make_encoder, spec_of, with_rate
 
 shapes = dict(embed=128, heads=2, head_dim=64, mlp=256, vocab=256)
 params, gradients = make_encoder(**shapes), make_encoder(**shapes, key=1)
 result = {}
-for sizes in ((1, 1, 1), (2, 2, 2)):
+for sizes, zero1 in (((1, 1, 1), False), ((2, 2, 2), False), ((4, 2, 1), True)):
     mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
     chosen = {name: with_rate(spec_of(name, clip_norm=1.0), ENCODER_AXES) for name in json.loads(sys.argv[1])}
     blueprint = Blueprint(None, None, jax.eval_shape(lambda: params), ENCODER_AXES)
-    abstract = {name: abstract_state(blueprint, tx, mesh) for name, tx in chosen.items()}
+    abstract = {name: abstract_state(blueprint, tx, mesh, zero1=zero1) for name, tx in chosen.items()}
 
     def update(params, gradients):
         states, after = {}, {}
         for name, tx in chosen.items():
-            updates, states[name] = tx.update(gradients, tx.init(params), params)
+            pieces = jax.lax.with_sharding_constraint(gradients, update_shardings(abstract[name]))
+            updates, states[name] = tx.update(pieces, tx.init(params), params)
             after[name] = optax.apply_updates(params, updates)
         return after, states
 
@@ -61,9 +62,13 @@ def test_every_optimizer_computes_the_same_on_a_mesh_and_shards_its_moments():
         env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": ".", "JAX_PLATFORMS": "cpu"},
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    one, many = json.loads(result.stdout.splitlines()[-1]).values()
+    one, many, zero1 = json.loads(result.stdout.splitlines()[-1]).values()
     for name in NAMES:
         np.testing.assert_allclose(many["after"][name], one["after"][name], rtol=1e-5)
+        np.testing.assert_allclose(zero1["after"][name], one["after"][name], rtol=1e-5)
+        if name != "adafactor":
+            assert [256, 128, 64, 64] in zero1["moments"][name]  # the table's vocabulary over data, its width over fsdp
+            assert [2, 128, 2, 64, 2, 64, 2, 16] in zero1["moments"][name]  # projections: width over fsdp, head_dim over data
         moments = many["moments"][name]
         if name == "adafactor":  # biases whole; one row and one column per matrix, on every device
             whole = {(128, 128), (256, 256), (2, 128, 2, 128), (2, 256, 2, 256)}

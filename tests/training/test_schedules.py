@@ -161,6 +161,18 @@ def test_a_length_of_training_in_steps(duration, steps):
     assert resolve_steps(duration, 256, 128, 1000) == steps
 
 
+def test_a_length_where_batches_grow_is_the_least_that_covers_it():
+    rows_after = lambda steps: steps * (steps + 1) // 2  # 1, 2, 3 ... sequences  # noqa: E731
+    for sequences, steps in ((0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (5050, 100), (5051, 101)):
+        assert resolve_steps(f"{sequences} sequences", rows_after, 128) == resolve_steps(f"{128 * sequences} tokens", rows_after, 128) == steps
+    assert resolve_steps("50.5 epochs", rows_after, 128, 100) == 100
+    assert resolve_steps("50B tokens", lambda steps: 256 * steps, 128) == resolve_steps("50B tokens", 256, 128)
+
+
+def test_a_share_is_the_nearest_number_of_steps():
+    assert [resolve_steps(share, 256, 128, whole=1000) for share in ("6%", "0.26 %", "100%", "28.43%")] == [60, 3, 1000, 284]
+
+
 def test_lengths_are_exact_beyond_float64():
     assert resolve_steps("1.000000000000000001T sequences", 1, 128) == 10**12 + 1
 
@@ -170,7 +182,7 @@ def test_lengths_are_exact_beyond_float64():
     [
         ("", "is not a length of training; write such as 31k"), ("-3 epochs", "is not a length"), ("3 weeks", "is not a length"),
         ("3 m tokens", "is not a length"), ("1,5 epochs", "is not a length"), ("12.5", "12.5 steps; steps are whole"),
-        ("3 epochs", "the sequences of an epoch are not known here"),
+        ("3 epochs", "the sequences of an epoch are not known here"), ("6%", "'6%' is a share, and there is nothing here"), ("%", "is not a length"),
     ],
 )
 def test_a_length_that_cannot_be_read_is_explained(duration, message):

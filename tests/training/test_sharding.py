@@ -1,73 +1,144 @@
-"""Eight virtual CPU devices, in any mesh, compute what one does; parameters and moments are really sharded."""
+"""Any mesh of eight virtual CPU devices, with ZeRO-1 or without, computes what one device does; arrays are cut as the rules say; nothing travels that
+should not; a checkpoint of one mesh fits all others.
 
+The everyday cases cover every axis. All the others take minutes to compile: `python -m pytest tests/training/test_sharding.py -m slow`.
+"""
+
+import functools
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+import jax
 import pytest
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-# Runs in a process of its own: the number of devices is fixed when jax starts.
-CODE = """
-import json, sys
-import jax, numpy as np
-from bert_jax.batch import device_fields
 from bert_jax.model.families import bert
-from bert_jax.model.spec import Compute
-from bert_jax.sharding import make_mesh, put_batch
-from bert_jax.training.metrics import divide
-from bert_jax.training.objectives import MaskedLm
-from bert_jax.training.optim import OptimizerSpec, make_optimizer
-from bert_jax.training.schedules import Schedule
-from bert_jax.training.state import abstract_state, init_state, make_blueprint
-from bert_jax.training.step import make_train_step
-from tests.training.conftest import make_batch
+from bert_jax.sharding import MESH_AXES, RULES, shard_over_data
+from bert_jax.training.state import make_blueprint
+from bert_jax.training.transformations import is_axes
+from tests.training.conftest import LENGTH, SLOTS
+from tests.training.mesh_runs import ROWS, SIZES, names
 
-spec = bert(vocab_size=200, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, max_positions=32, dropout=0.0, attention_dropout=0.0)
-blueprint = make_blueprint(spec)
-schedule = Schedule(peak=5e-3, warmup_steps=1, total_steps=100, power=1.0, end=0.0, decay_from="warmup")
-tx = make_optimizer(OptimizerSpec("lamb_v1", 0.9, 0.999, 1e-6, 0.01, 1.0, ("bias", "norm")), blueprint.axes)
-results = []
-for sizes, accumulate in json.loads(sys.argv[1]):
-    devices = jax.devices()[: int(np.prod(sizes))]
-    mesh = make_mesh(*sizes, devices=devices)
-    abstract = abstract_state(blueprint, tx, mesh)
-    with jax.set_mesh(mesh):
-        state = init_state(blueprint, tx, abstract, jax.random.key(0))
-        step = make_train_step(blueprint, MaskedLm("nsp"), tx, schedule, Compute(), abstract, mesh, accumulate=accumulate)
-        for number in range(3):
-            state, metrics = step(state, put_batch(device_fields(make_batch(number, 16)), mesh), jax.random.key(1))
-    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == (256, 16)]
-    table = state.params["encoder"]["embed"]["tokens"]["embedding"]
-    results.append({
-        "loss": divide([metrics])["loss"],
-        "sum": float(sum(np.abs(np.asarray(leaf)).sum() for leaf in jax.tree.leaves(state.params))),
-        "shards": [list(leaf.addressable_shards[0].data.shape) for leaf in (table, *moments)],
-    })
-print(json.dumps(results))
-"""
-MESHES = [((1, 1, 1), 1), ((8, 1, 1), 1), ((2, 2, 2), 1), ((2, 2, 1), 4)]
+# (data, fsdp, tensor), zero1, accumulate
+EVERYDAY = [((8, 1, 1), True, 1), ((2, 2, 2), True, 2)]
+ALL = [
+    ((data, fsdp, tensor), zero1, 1)
+    for data, fsdp, tensor in itertools.product((1, 2, 4, 8), repeat=3)
+    if data * fsdp * tensor == 8
+    for zero1 in ((False, True) if data > 1 else (False,))
+]
+CASES = [*EVERYDAY, *(pytest.param(case, marks=pytest.mark.slow) for case in ALL if case not in EVERYDAY)]
+BLUEPRINT = make_blueprint(bert(**SIZES))
+SHAPES, AXES = names(jax.tree.map(lambda leaf: leaf.shape, BLUEPRINT.params), is_axes), names(BLUEPRINT.axes, is_axes)
+
+
+class Collective(NamedTuple):
+    kind: str
+    arrays: list
+    axes: list[str]
+    times: int
+    bytes: int
 
 
 @pytest.fixture(scope="module")
-def results():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    result = subprocess.run(
-        [sys.executable, "-c", CODE, json.dumps(MESHES)], capture_output=True, text=True, cwd=Path(__file__).parents[2],
-        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": "."},
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout.splitlines()[-1])
+def report_of(tmp_path_factory):
+    """The report of a case; the everyday cases run together in one process, all others in another, the first time one is asked for."""
+
+    @functools.cache
+    def reports(everyday: bool) -> dict:
+        cases = EVERYDAY if everyday else [case for case in ALL if case not in EVERYDAY]
+        flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+        result = subprocess.run(
+            [sys.executable, "-m", "tests.training.mesh_runs", str(tmp_path_factory.mktemp("checkpoints")), json.dumps(cases)],
+            capture_output=True, text=True, cwd=Path(__file__).parents[2], env=os.environ | {"XLA_FLAGS": flags},
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+        return dict(zip(cases, json.loads(result.stdout.splitlines()[-1])))
+
+    return lambda case: reports(case in EVERYDAY)[case]
 
 
-@pytest.mark.parametrize("index", range(1, len(MESHES)))
-def test_every_mesh_computes_the_same(results, index):
-    assert results[index]["loss"] == pytest.approx(results[0]["loss"], rel=1e-5)
-    assert results[index]["sum"] == pytest.approx(results[0]["sum"], rel=1e-5)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_mesh_computes_what_one_device_does(report_of, case):
+    farthest = report_of(case)["farthest"]
+    assert farthest["loss"] < 1e-6 and farthest["gradients"] < 1e-5 and farthest["params"] < 1e-5
 
 
-def test_parameters_and_moments_are_sharded(results):
-    for (sizes, _), result in zip(MESHES, results):
-        _, fsdp, tensor = sizes
-        assert result["shards"] == [[256 // tensor, 16 // fsdp]] * 3  # the table and both of its moments
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_parameter_and_moment_is_cut_as_the_rules_say(report_of, case):
+    (data, fsdp, tensor), zero1, _ = case
+    shapes = report_of(case)["shapes"]
+    assert shapes["params"].keys() == SHAPES.keys()
+    moments = {name: value for name, value in shapes["opt_state"].items() if value[0]}
+    assert len(moments) == 2 * len(SHAPES)
+    for name, shape in SHAPES.items():
+        pieces = [{"fsdp": fsdp, "tensor": tensor, None: 1}[RULES[axis]] for axis in AXES[name]]
+        own = [size // count for size, count in zip(shape, pieces)]
+        assert shapes["params"][name] == [list(shape), [own]]  # one shape on all devices
+        for whole, on_devices in (value for other, value in moments.items() if other.endswith(f"u.{name}")):  # mu and nu
+            assert whole == list(shape)
+            assert [math.prod(piece) for piece in on_devices] == [math.prod(own) // (data if zero1 else 1)], name
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_only_what_has_to_travel_travels(report_of, case):
+    (data, fsdp, tensor), zero1, accumulate = case
+    found = [Collective(kind, arrays, axes, times, size) for kind, arrays, axes, times, size, _ in report_of(case)["collectives"]]
+    sizes = {name: 4 * math.prod(shape) // (tensor if {"heads", "mlp", "vocab"} & {*AXES[name]} else 1) for name, shape in SHAPES.items()}
+    in_layers = {name for name in SHAPES if AXES[name][0] == "layers"}
+    over_fsdp = {name for name in SHAPES if "embed" in AXES[name]}
+
+    def gathered(*axes):
+        return sum(one.times * one.bytes for one in found if one.kind == "all-gather" and one.axes == [*axes])
+
+    # With ZeRO-1 the new parameters, once, over data (and a few bytes for the layers' norms).
+    new = sum(size // (fsdp if name in over_fsdp else 1) for name, size in sizes.items())
+    assert gathered("data") == pytest.approx(new if zero1 else 0, abs=100)
+    # Parameters over fsdp before they are used: those in layers in both directions, the others once.
+    used = accumulate * sum(sizes[name] * (2 if name in in_layers else 1) for name in over_fsdp)
+    assert 0 < gathered("fsdp") <= used if fsdp > 1 else gathered("fsdp") == 0
+    # Each device's best prediction over tensor, for the accuracy.
+    assert gathered("tensor") <= ROWS // (data * fsdp) * SLOTS * tensor * (4 + 4)
+    assert sum(one.times * one.bytes for one in found if one.kind == "all-gather") == gathered("data") + gathered("fsdp") + gathered("tensor")
+
+    # Activations are summed over tensor, and travel no other way.
+    for one in found:
+        big = [shape for _, shape in one.arrays if math.prod(shape) > ROWS * SLOTS * tensor]
+        activations = [shape for shape in big if len(shape) > 2 and {LENGTH, SLOTS} & {*shape}]
+        if one.axes == ["tensor"]:
+            assert big == activations and (not big or one.kind == "all-reduce"), one
+        else:
+            assert not activations, one
+
+    # Gradients are summed over data and fsdp: at once, or over fsdp and then, in pieces, over data. The table has two: as looked up, and as the decoder.
+    table = sizes["encoder.embed.tokens.embedding"]
+    gradients = accumulate * (sum(sizes.values()) * (2 if data > 1 and fsdp > 1 else 1) + table)
+    reduced = sum(one.times * one.bytes for one in found if one.kind in ("all-reduce", "reduce-scatter") and {*one.axes} <= {"data", "fsdp"})
+    assert reduced <= (1.02 * gradients if data * fsdp > 1 else 0)
+    others = sum(one.times * one.bytes for one in found if one.kind in ("all-to-all", "collective-permute"))
+    assert others <= 0.01 * sum(sizes.values())
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_checkpoint_of_another_mesh_is_restored(report_of, case):
+    """That of the process's first case; this one's own is restored on one device."""
+    assert report_of(case)["restored"]
+
+
+def test_zero1_cuts_the_first_free_axis_that_divides():
+    mesh = AbstractMesh((4, 2, 2), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+    def cut(shape, *spec):
+        return shard_over_data(NamedSharding(mesh, PartitionSpec(*spec)), shape).spec
+
+    assert cut((24, 64, 128), None, "fsdp", "tensor") == PartitionSpec("data", "fsdp", "tensor")
+    assert cut((6, 64, 128), None, "fsdp", None) == PartitionSpec(None, "fsdp", "data")
+    assert cut((6, 64, 128), None, "fsdp", "tensor") == PartitionSpec(None, ("fsdp", "data"), "tensor")
+    assert cut((6, 4, 16), None, "fsdp", "tensor") == PartitionSpec(None, "fsdp", ("tensor", "data"))
+    assert cut((6,), None) == PartitionSpec(None)

@@ -1,7 +1,5 @@
 """The update: accumulation is exact, evaluation is fixed, learning happens, and a restarted sequence of steps has the same bits."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,30 +18,6 @@ from tests.training.conftest import LENGTH, make_batch
 
 def put(tiny, step, rows=8):
     return put_batch(device_fields(make_batch(step, rows)), tiny.mesh)
-
-
-@pytest.fixture(scope="module")
-def without_dropout(tiny):
-    spec = tiny.blueprint.spec
-    encoder = dataclasses.replace(spec.encoder, dropout=0.0, attention=dataclasses.replace(spec.encoder.attention, dropout=0.0))
-    return make_blueprint(dataclasses.replace(spec, encoder=encoder))
-
-
-def test_accumulation_is_the_large_batch(tiny, without_dropout):
-    """Rows have different numbers of masks, so a mean of means would be off."""
-    results = []
-    for accumulate in (1, 2, 8):
-        step = make_train_step(
-            without_dropout, tiny.objective, tiny.tx, tiny.schedule, tiny.compute, tiny.abstract, tiny.mesh, accumulate=accumulate
-        )
-        state = tiny.fresh()
-        for number in range(3):
-            state, metrics = step(state, put(tiny, number), jax.random.key(1))
-        results.append((jax.device_get(state.params), divide([metrics])))
-    for params, metrics in results[1:]:
-        for mine, whole in zip(jax.tree.leaves(params), jax.tree.leaves(results[0][0]), strict=True):
-            np.testing.assert_allclose(mine, whole, atol=2e-5)
-        assert metrics == pytest.approx(results[0][1], rel=1e-4)
 
 
 def test_a_split_run_has_the_same_bits(tiny, tiny_step):

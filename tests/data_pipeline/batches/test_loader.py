@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bert_jax import batch as contract
+from data_pipeline.batches.batch_sizes import BatchSizes
 from data_pipeline.batches.loader import Loader
 from data_pipeline.batches.masking import MaskingSpec
 from data_pipeline.stores.store import StoreError
@@ -276,7 +277,39 @@ def test_shares_of_rows_make_up_the_batch_of_a_mixture(several, kind, choice):
     for step in (0, 10**7):
         whole = mix(several, **settings).batch(step)
         for part in parts:
-            assert_equal(next(part.batches(step)), {name: array[part._rows] for name, array in whole.items()})
+            assert_equal(next(part.batches(step)), {name: array[part._rows[BATCH_SIZE]] for name, array in whole.items()})
+
+
+RAMP = BatchSizes.ramp((8, 16, 24), 32, 8)  # sizes of steps 0 to 7: 8 8 16 16 16 24 24 24
+
+
+def test_sizes_last_as_long_as_each_other_and_rows_add_up():
+    assert [RAMP.at(step) for step in range(10)] == [8, 8, 16, 16, 16, 24, 24, 24, 32, 32]
+    assert [RAMP.before(step) for step in range(10)] == np.cumsum([0, 8, 8, 16, 16, 16, 24, 24, 24, 32]).tolist()
+    assert RAMP.before(10**9) == 136 + 32 * (10**9 - 8) and RAMP.largest == 32
+    for starts, sizes, message in (
+        ((1,), (8,), "ascend from 0"), ((0, 5, 5), (1, 2, 3), "ascend from 0"), ((0, 1), (8,), "a size for each"), ((0,), (0,), "batch_size=0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            BatchSizes(starts, sizes)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_growing_batch_cuts_the_same_sequences_in_the_same_order(several, mixed):
+    """None is skipped or repeated, masks included, beyond an epoch too; from any step on, and whatever share of the rows a process builds."""
+    maker = (lambda **changes: mix(several, **changes)) if mixed else make
+    grown, steps = maker(batch_size=RAMP), 72
+    batches = list(grown.batches(0, steps))
+    assert [len(batch["input_ids"]) for batch in batches] == [RAMP.at(step) for step in range(steps)]
+    constant = maker(batch_size=8)
+    pieces = [constant.batch(step) for step in range(RAMP.before(steps) // 8)]
+    assert_equal(*({name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in (batches, pieces)))
+    halves = [maker(batch_size=RAMP, rows=lambda size, half=half: np.arange(size)[half::2]) for half in (0, 1)]
+    for step in (1, 2, 7, 8):
+        assert_equal(next(grown.batches(step)), batches[step])
+        for number, half in enumerate(halves):
+            assert_equal(half.batch(step), {name: array[number::2] for name, array in batches[step].items()})
+    assert grown.epoch_of(steps) == RAMP.before(steps) // grown.num_sequences >= 1
 
 
 def test_one_store_is_the_same_alone_and_as_a_list(loader):

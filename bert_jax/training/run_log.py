@@ -1,0 +1,111 @@
+"""The log of a run: metrics, events and texts enter; lines of metrics.jsonl, TensorBoard's tags and those of further trackers leave."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from tensorboardX import SummaryWriter
+
+SPEED = ("sequences_per_second", "tokens_per_second", "input_wait", "mfu")
+NORMS = ("grad_norm", "param_norm", "update_ratio", "trust_ratio")
+
+
+class Tracker(Protocol):
+    """Shows a run elsewhere. Scalars of several steps come in any order; text is Markdown."""
+
+    def scalars(self, step: int, values: dict[str, float]) -> None: ...
+
+    def text(self, step: int, tag: str, markdown: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """WORKDIR/tensorboard. What an earlier session logged past `start_step` is hidden: it will be logged again."""
+
+    def __init__(self, workdir: Path, start_step: int):
+        self.writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, value, step)
+
+    def text(self, step: int, tag: str, markdown: str) -> None:
+        self.writer.add_text(tag, markdown, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class RunLog:
+    """Appends to WORKDIR/metrics.jsonl, to WORKDIR/tensorboard and to `trackers`. On resume, lines past the resumed step are dropped: they will be written again."""
+
+    def __init__(self, workdir: Path, start_step: int, *, trackers: Sequence[Tracker] = ()):
+        self.path = workdir / "metrics.jsonl"
+        if self.path.exists():
+            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= start_step]
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in kept))
+            os.replace(temporary, self.path)
+        self.file = open(self.path, "a", buffering=1)
+        self.trackers = [TensorBoard(workdir, start_step), *trackers]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def write(self, split: str, step: int, metrics: dict[str, float]) -> None:
+        """split: "train", "eval" or "checkpoint"."""
+        self.file.write(json.dumps({"split": split, "step": step, "time": round(time.time(), 3), **metrics}) + "\n")
+        for tracker in self.trackers:
+            tracker.scalars(step, {tag_of(split, name): value for name, value in metrics.items()})
+
+    def event(self, step: int, event: str, detail: str = "") -> None:
+        line = {"split": "event", "step": step, "time": round(time.time(), 3), "event": event, "detail": detail}
+        self.file.write(json.dumps(line) + "\n")
+
+    def text(self, step: int, tag: str, markdown: str) -> None:
+        """For the trackers alone: what metrics.jsonl's neighbours in the workdir hold."""
+        for tracker in self.trackers:
+            tracker.text(step, tag, markdown)
+
+    def has_event(self, event: str, step: int) -> bool:
+        """Whether this event was logged at this step, in this or an earlier session of the run."""
+        records = map(json.loads, self.path.read_text().splitlines())
+        return any(record.get("event") == event and record["step"] == step for record in records)
+
+    def close(self) -> None:
+        self.file.close()
+        for tracker in self.trackers:
+            tracker.close()
+
+
+class SilentLog(RunLog):
+    """Of the processes that are not the first: takes everything, writes nothing."""
+
+    def __init__(self):
+        self.file, self.trackers = open(os.devnull, "a"), []
+
+
+def tag_of(split: str, name: str) -> str:
+    """The tag of a metric in TensorBoard, which groups by what stands before the first slash: train, eval, speed, norms, sources, checkpoint."""
+    if split != "train":
+        return f"{split}/{name}"
+    if name.startswith("sequences/"):
+        return name.replace("sequences", "sources", 1)
+    if name.startswith(NORMS):
+        return f"norms/{name}"
+    return f"speed/{name}" if name in SPEED else f"train/{name}"
+
+
+def _step_of(line: str) -> float:
+    try:
+        record = json.loads(line)
+    except ValueError:  # cut short by a kill
+        return float("inf")
+    return record["step"]

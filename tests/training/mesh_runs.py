@@ -1,0 +1,105 @@
+"""One update on every mesh that is asked for, on eight virtual CPU devices: a program of its own, since the number of devices is fixed when jax starts.
+
+    python -m tests.training.mesh_runs DIRECTORY '[[[8, 1, 1], true, 1], ...]'      data x fsdp x tensor, zero1, accumulate
+
+Prints a JSON list with a report for each: how far loss, gradients and updated parameters are from those of one device, each leaf's shape and the shape
+that lies on one device, and the program's collectives. With two or more, the first's checkpoint is restored on the others and on one device.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from bert_jax.batch import device_fields
+from bert_jax.collectives import collectives
+from bert_jax.model.families import bert
+from bert_jax.model.spec import Compute
+from bert_jax.sharding import MESH_AXES, make_mesh, put_batch
+from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.objectives import MaskedLm
+from bert_jax.training.optim import OptimizerSpec, make_optimizer
+from bert_jax.training.schedules import Schedule
+from bert_jax.training.state import abstract_state, init_state, make_blueprint, shardings_of
+from bert_jax.training.step import make_train_step
+from tests.training.conftest import make_batch
+
+ROWS = 16
+B1 = 0.9
+# Every axis that a mesh may cut has eight pieces and more; no two axes have the same length, so that a collective's shape tells what it carries.
+SIZES = dict(vocab_size=200, hidden_size=64, num_layers=2, num_heads=8, intermediate_size=112, max_positions=40, dropout=0.0, attention_dropout=0.0, nsp=False)
+
+
+def names(tree, is_leaf=None) -> dict:
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf)}
+
+
+def distances(values, wanted):
+    """The largest difference in each array, relative to its largest number, or to a thousandth of the largest of all (the gradient of keys' biases is 0)."""
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(wanted))
+    return jax.tree.map(lambda value, wanted: float(np.abs(value - wanted).max() / max(np.abs(wanted).max(), largest / 1000)), values, wanted)
+
+
+class Runs:
+    def __init__(self):
+        self.blueprint = make_blueprint(bert(**SIZES))
+        # After one step from zero, the first moment is (1 - b1) times the gradient.
+        self.tx = make_optimizer(OptimizerSpec("adamw_bert", B1, 0.999, 1e-3, 0.01, 1.0, ("bias", "norm")), self.blueprint.axes)
+        self.schedule = Schedule(peak=5e-2, warmup_steps=0, total_steps=100, power=1.0, end=0.0, decay_from="warmup")
+        self.batch = {name: field for name, field in device_fields(make_batch(0, ROWS)).items() if name != "nsp_labels"}
+        self.first = init_state(self.blueprint, self.tx, self.abstract((1, 1, 1), False)[1], jax.random.key(0))
+        self.wanted, *_ = self.run((1, 1, 1), False, 1)
+
+    def abstract(self, sizes, zero1):
+        mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
+        return mesh, abstract_state(self.blueprint, self.tx, mesh, zero1=zero1)
+
+    def run(self, sizes, zero1, accumulate):
+        """({"loss", "gradients", "params"} as numpy, the state after one update, the program's text)."""
+        mesh, abstract = self.abstract(sizes, zero1)
+        state = jax.device_put(jax.tree.map(np.asarray, self.first), shardings_of(abstract))
+        with jax.set_mesh(mesh):
+            step = make_train_step(self.blueprint, MaskedLm(None), self.tx, self.schedule, Compute(), abstract, mesh, accumulate=accumulate)
+            batch = put_batch(self.batch, mesh)
+            compiled = step.lower(state, batch, jax.random.key(1)).compile()
+            state, metrics = compiled(state, batch, jax.random.key(1))
+        moments = next(part for part in state.opt_state if hasattr(part, "mu"))
+        values = {"loss": metrics["loss"][0], "gradients": names(moments.mu), "params": names(state.params)}
+        return jax.tree.map(np.asarray, values), state, compiled.as_text()
+
+    def report(self, sizes, zero1, accumulate) -> tuple[dict, object]:
+        values, state, text = self.run(sizes, zero1, accumulate)
+        farthest = {kind: max(jax.tree.leaves(distances(values[kind], self.wanted[kind]))) for kind in values}
+        shapes = {kind: {name: (leaf.shape, sorted({shard.data.shape for shard in leaf.addressable_shards})) for name, leaf in names(tree).items()}
+                  for kind, tree in (("params", state.params), ("opt_state", state.opt_state))}
+        axes = dict(zip(MESH_AXES, sizes))
+        found = [(one.kind, one.arrays, one.axes(axes), one.times, one.bytes, one.source) for one in collectives(text)]
+        return {"farthest": farthest, "shapes": shapes, "collectives": found}, state
+
+    def restored(self, directory: Path, state, sizes, zero1) -> bool:
+        """Whether the checkpoint in the directory has the state's values on this mesh too, where the mesh's state has them."""
+        _, abstract = self.abstract(sizes, zero1)
+        trees = Checkpoints(directory).restore(1, {"params": abstract.params, "opt_state": abstract.opt_state})
+        same = jax.tree.map(lambda ours, theirs: bool(np.array_equal(ours, theirs)), trees, {"params": state.params, "opt_state": state.opt_state})
+        placed = jax.tree.map(lambda leaf, where: leaf.sharding == where.sharding, trees, {"params": abstract.params, "opt_state": abstract.opt_state})
+        return all(jax.tree.leaves((same, placed)))
+
+
+def main(directory: Path, cases: list) -> list[dict]:
+    runs, reports, states = Runs(), [], []
+    for sizes, zero1, accumulate in cases:
+        report, state = runs.report(tuple(sizes), zero1, accumulate)
+        reports.append(report)
+        states.append(state)
+    checkpoints = Checkpoints(directory)
+    checkpoints.save(1, {"params": states[0].params, "opt_state": states[0].opt_state})
+    checkpoints.wait()
+    for report, (sizes, zero1, _) in zip(reports, [((1, 1, 1), False, 1), *cases[1:]]):
+        report["restored"] = runs.restored(directory, states[0], sizes, zero1)
+    return reports
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), json.loads(sys.argv[2]))))
