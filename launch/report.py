@@ -18,12 +18,14 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from launch.reference_curves import compare
 from launch.report_charts import make_charts, smooth
+from launch.report_sources import source_rows
 from launch.run_log import Log, last, number, read_log, series
 
 SAMPLES = 16
 TABLE_ROWS = 20
-SOURCES_SHOWN = 12
+SOURCES_SHOWN = 24
 MASK = re.compile(r"\[MASK\]|<mask>")
 
 
@@ -41,6 +43,7 @@ def write_report(workdir: Path) -> Path:
     config, config_problem = _read_optional(workdir / "config.json", dict)
     environment, environment_problem = _read_optional(workdir / "environment.json", dict)
     samples, samples_problem = _read_optional(workdir / "samples.json", group_samples)
+    compared = compare(config or {}, log)
     page = {
         "title": describe_model(config or {}),
         "status": _status(log),
@@ -48,7 +51,10 @@ def write_report(workdir: Path) -> Path:
         "where": _where(environment or {}),
         "warnings": _warnings(log),
         "cards": _cards(log),
-        "charts": make_charts(log),
+        "charts": make_charts(log, compared and compared.reference.bands["train"]),
+        "compared": compared,
+        "sources": _sources(config or {}, log),
+        "sources_left_out": max(0, len(source_rows({}, log)) - SOURCES_SHOWN),
         "resumes": [event["step"] for event in _resumes(log)],
         "evaluations": _evaluation_rows(log.eval),
         "samples": (samples or [])[:SAMPLES],
@@ -217,11 +223,6 @@ def _cards(log: Log) -> list[dict[str, str | None]]:
         if any(name in record for record in [*log.train[:1], *log.eval[:1]]):
             majority = _percent(last(log.eval, name.replace("accuracy", "majority")))
             cards[4] = (label, _percent(last(log.eval, name)), f"held-out; always the commoner label: {majority}" if majority else "held-out")
-    counts = source_counts(log.train)
-    if counts:
-        total = max(1, sum(counts.values()))
-        shares = [f"{name} {_percent(count / total)}" for name, count in counts.items()]
-        cards.append(("Sources", f"{len(counts)}", "of the sequences: " + " · ".join(part.replace(" ", "\u00a0") for part in shares[:SOURCES_SHOWN])))
     return [{"label": label, "value": value, "note": note} for label, value, note in cards]
 
 
@@ -230,14 +231,13 @@ def goodput(log: Log) -> float:
     return sum(end - begin for begin, end in log.stretches) / max(log.stretches[-1][1] - log.stretches[0][0], 1e-9)
 
 
-def source_counts(records: list[dict]) -> dict[str, int]:
-    """Sequences from each source of a mixture, over the whole log, most first."""
-    counts: dict[str, int] = {}
-    for record in records:
-        for name, value in record.items():
-            if name.startswith("sequences/"):
-                counts[name.removeprefix("sequences/")] = counts.get(name.removeprefix("sequences/"), 0) + int(value)
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+def _sources(config: dict, log: Log) -> list[dict[str, str]]:
+    """The largest sources of a mixture, in words."""
+    rows = sorted(source_rows(config, log), key=lambda row: -row["seen"])
+    return [
+        {"name": row["name"], "sequences": f"{row['sequences']:,}", "seen": _percent(row["seen"]), "wanted": _percent(row["wanted"]), "width": f"{100 * row['seen']:.1f}"}
+        for row in rows[:SOURCES_SHOWN]
+    ]
 
 
 def _evaluation_rows(records: list[dict]) -> list[list[str]]:

@@ -4,14 +4,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from launch.reference_curves import Band
 from launch.run_log import Log, last, series
 
 RAW_POINTS = 700  # per curve: about two per pixel of a chart, and a page of some 100 kB however long the run
 LINE_POINTS = 350
 
 
-def make_charts(log: Log) -> list[dict]:
-    """The charts that have data, each with its curves and perhaps a level: a value to compare with, drawn as a horizontal dashed line."""
+def make_charts(log: Log, loss_band: Band | None = None) -> list[dict]:
+    """The charts that have data, each with its curves and perhaps a level: a value to compare with, drawn as a horizontal dashed line.
+
+    loss_band: of a reference, drawn behind the loss up to the run's last step."""
     both = [("train", "train", log.train), ("held-out", "eval", log.eval)]
     train = both[:1]
     unigram = last(log.eval, "unigram_accuracy")
@@ -30,8 +33,18 @@ def make_charts(log: Log) -> list[dict]:
         curves = [curve for label, role, records in sources if (curve := _curve(label, role, records, name, logarithmic))]
         if curves:
             level = level and {"label": level[0], "value": level[1]}
-            charts.append({"title": title, "format": form, "curves": curves, "level": level, "zero": from_zero, "log": logarithmic})
+            band = _band(loss_band, curves) if name == "loss" and loss_band is not None else None
+            charts.append({"title": title, "format": form, "curves": curves, "level": level, "band": band, "zero": from_zero, "log": logarithmic})
     return charts
+
+
+def _band(band: Band, curves: list[dict]) -> dict[str, list] | None:
+    """The part of a reference's band that lies under the curves, smoothed as they are; None if that is not even a line."""
+    known = band.steps <= max(curve["line"]["x"][-1] for curve in curves)
+    if known.sum() < 2:
+        return None
+    edges = {name: smooth(getattr(band, name)[known], range(known.sum())) for name in ("low", "high")}
+    return {"x": band.steps[known].tolist()} | {name: [float(f"{value:.5g}") for value in values] for name, values in edges.items()}
 
 
 def _points(steps: np.ndarray, values: np.ndarray) -> dict[str, list]:

@@ -24,7 +24,7 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "tokenizer", "prepare", "pretrain", "evaluate", "export", "import", "fill-mask", "inspect", "record", "report"]
+    "command", ["", "tokenizer", "prepare", "doctor", "pretrain", "evaluate", "export", "import", "fill-mask", "inspect", "record", "report"]
 )
 def test_help_explains_itself_with_examples(command, capsys):
     with pytest.raises(SystemExit) as status:

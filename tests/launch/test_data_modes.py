@@ -82,7 +82,8 @@ def test_a_phased_run_continues_in_its_second_phase(phased, tmp_path, capsys):
     whole, again = ([record["loss"] for record in records(path) if record["split"] == "train" and record["step"] == 8] for path in (workdir, copy))
     assert whole == again
     run("evaluate", f"--workdir={workdir}", "--step=4")
-    assert "SOP accuracy" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "SOP accuracy" in printed and "store: MLM loss" in printed and "packages: MLM loss" in printed
     run("evaluate", f"--workdir={workdir}")
     assert "NSP accuracy" in capsys.readouterr().out
 

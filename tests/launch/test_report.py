@@ -282,3 +282,13 @@ def test_noise_is_smoothed_schedules_are_not_and_a_spike_makes_the_axis_logarith
     assert not loss["log"] and np.ptp(loss["curves"][0]["line"]["y"][5:]) < 0.5 < np.ptp(loss["curves"][0]["raw"]["y"])
     assert rate["curves"][0]["line"]["y"] == [step % 5 for step in range(1, 201)] and rate["curves"][0]["raw"]["x"] == []
     assert norm["log"] and max(norm["curves"][0]["raw"]["y"]) == 1e9 and max(norm["curves"][0]["line"]["y"]) < 1e4
+
+
+def test_sources_of_a_mixture_are_seen_beside_what_was_wanted(tmp_path):
+    counted = [train(10, **{"sequences/news": 60, "sequences/books": 40}), train(20, **{"sequences/news": 80, "sequences/books": 20})]
+    config = {"phases": [], "data": {"path": "stores/news,stores/books", "weights": [3, 1], "alpha": 1.0}}
+    page = Page(write_run(tmp_path / "weights", counted, config=config))
+    assert "news 70.0 % 75.0 % 140 books 30.0 % 25.0 % 60" in page.words
+    by_size = config | {"data": config["data"] | {"weights": []}}
+    assert "news 70.0 % – 140" in Page(write_run(tmp_path / "gone", counted, config=by_size)).words  # the stores are gone
+    assert "Sources" not in Page(write_run(tmp_path / "one", RUN, config=config)).words
