@@ -1,0 +1,218 @@
+"""Reads a compiled TPU program's text: its collectives, the cycles that the compiler expects, custom kernels' stated costs. No JAX.
+
+The text is scheduled HLO of one device's program (`jax.stages.Compiled.as_text()`). Every instruction counts as often as its loops run: the trip count is the
+constant that a loop's condition compares with.
+"""
+
+import collections
+import dataclasses
+import json
+import math
+import re
+
+import numpy as np
+
+_BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
+_SHAPE = re.compile(r"\b(pred|bf16|[suf]\d+|f8\w+|c64|c128)\[([\d,]*)\]")
+_OPCODE = re.compile(r" ([a-z][a-z0-9\-]*)\(")
+_CALLED = re.compile(r"\b(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_ORIGIN = re.compile(r'op_name="([^"]*)"')
+_KERNEL_COST = re.compile(r'"cost_estimate":\s*(\{[^}]*\})')
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    name: str
+    opcode: str
+    shape: str
+    attributes: str  # all after the opcode: operands, attributes, metadata, backend_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """kind: one of KINDS. bytes: of the whole array, before it is scattered or after it is gathered, on one device. devices: of one group, as
+    positions in the mesh. count: executions in a step."""
+
+    kind: str
+    bytes: int
+    devices: tuple[int, ...]
+    count: int
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """Scheduled instructions of one origin. name: as JAX traced it, such as "jvp()/while/body/closed_call/bld,df->blf/dot_general". count: executions in a step;
+    cycles: that the compiler expects of all of them."""
+
+    name: str
+    opcode: str
+    count: int
+    cycles: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A custom kernel's calls in a step, with what its author stated of one (`pl.CostEstimate`): FLOPs and bytes, None if nothing was stated.
+
+    traffic: bytes of its operands and results, each once."""
+
+    name: str
+    count: int
+    flops: float | None
+    bytes: float | None
+    traffic: float
+
+    @property
+    def moved(self) -> float:
+        """Bytes of one call: those stated, or else operands and results."""
+        return self.traffic if self.bytes is None else self.bytes
+
+
+def shape_bytes(shape: str) -> list[int]:
+    """Bytes of each array of an HLO shape, without padding."""
+    sizes = []
+    for kind, dims in _SHAPE.findall(shape):
+        bits = _BITS.get(kind) or (8 if kind.startswith("f8") else int(re.sub(r"\D", "", kind)))
+        sizes.append(math.ceil(bits * math.prod(int(dim) for dim in dims.split(",") if dim) / 8))
+    return sizes
+
+
+class Program:
+    """computations: name -> instructions. times: name -> executions in a step, of the entry and of what it runs in sequence (loop bodies, calls, branches)."""
+
+    def __init__(self, text: str):
+        self.computations: dict[str, list[Instruction]] = {}
+        self.entry = ""
+        current: list[Instruction] = []
+        for line in text.splitlines():
+            if line.endswith("{") and (match := re.match(r"(ENTRY )?%?([\w.\-]+) \(", line)):
+                current = self.computations.setdefault(match[2], [])
+                self.entry = match[2] if match[1] else self.entry
+            elif match := re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)", line):
+                if opcode := _OPCODE.search(match[2]):
+                    current.append(Instruction(match[1], opcode[1], match[2][: opcode.start()], match[2][opcode.end() :]))
+        if not self.entry:
+            raise ValueError("this is no HLO module: it has no ENTRY computation")
+        self.times = self._times()
+
+    def _times(self) -> dict[str, int]:
+        times: collections.Counter = collections.Counter()
+
+        def visit(name: str, count: int) -> None:
+            times[name] += count
+            for instruction in self.computations.get(name, ()):
+                called = dict(_CALLED.findall(instruction.attributes))
+                if instruction.opcode == "while":
+                    visit(called["body"], count * self.trips(called["condition"]))
+                elif instruction.opcode == "call":
+                    visit(called["to_apply"], count)
+                elif instruction.opcode == "conditional":
+                    branches = _BRANCHES.search(instruction.attributes)
+                    either = [called[name] for name in called if name.endswith("_computation")]
+                    for branch in re.findall(r"[\w.\-]+", branches[1]) if branches else either:
+                        visit(branch, count)
+
+        visit(self.entry, 1)
+        return dict(times)
+
+    def trips(self, condition: str) -> int:
+        """Of a loop that counts from 0 in ones to the constant in its condition; 1 if the condition is another."""
+        constants = {}
+        for instruction in self.computations[condition]:
+            if instruction.opcode == "constant" and (number := re.match(r"(\d+)\)", instruction.attributes)):
+                constants[instruction.name] = int(number[1])
+        for instruction in self.computations[condition]:
+            if instruction.opcode == "compare" and "direction=LT" in instruction.attributes:
+                named = [constants[name] for name in re.findall(r"%?([\w.\-]+)", instruction.attributes.partition(")")[0]) if name in constants]
+                if named:
+                    return named[0]
+        return max(constants.values(), default=1) if len(constants) == 1 else 1
+
+    def executed(self):
+        """(instruction, executions) of everything that runs in sequence."""
+        for name, count in self.times.items():
+            for instruction in self.computations[name]:
+                yield instruction, count
+
+    def operations(self) -> list[Operation]:
+        """All with expected cycles, the longest first."""
+        counts: collections.Counter = collections.Counter()
+        cycles: collections.Counter = collections.Counter()
+        for instruction, count in self.executed():
+            if match := _CYCLES.search(instruction.attributes):
+                origin = _ORIGIN.search(instruction.attributes)
+                key = (origin[1].partition("/")[2] or origin[1] if origin else "", instruction.opcode)
+                counts[key] += count
+                cycles[key] += int(match[1]) * count
+        return [Operation(name, opcode, counts[name, opcode], total) for (name, opcode), total in cycles.most_common()]
+
+    def kernels(self) -> list[Kernel]:
+        """Those written in Pallas."""
+        found = []
+        for name, count in self.times.items():
+            shapes = {instruction.name: instruction.shape for instruction in self.computations[name]}
+            for instruction in self.computations[name]:
+                if instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes:
+                    match = _KERNEL_COST.search(instruction.attributes)
+                    cost = {key: float(value) for key, value in json.loads(match[1]).items()} if match else {}
+                    operands = re.findall(r"%([\w.\-]+)", instruction.attributes.partition(")")[0])
+                    traffic = sum(sum(shape_bytes(shapes.get(operand, ""))) for operand in operands) + sum(shape_bytes(instruction.shape))
+                    found.append(Kernel(instruction.name, count, cost.get("flops"), cost.get("bytes_accessed"), float(traffic)))
+        return found
+
+    def collectives(self, devices: int) -> list[Collective]:
+        """devices: in the mesh, for groups that name no devices. Those inside fusions are found too."""
+        found = []
+
+        def look(name: str, count: int) -> None:
+            for instruction in self.computations.get(name, ()):
+                kind = instruction.opcode.removesuffix("-start")
+                if kind == "all-reduce" and name.startswith("all-reduce-scatter"):  # a fusion of both, in which nothing is gathered
+                    sizes = sum(shape_bytes(instruction.shape))
+                    found.append(Collective("reduce-scatter", sizes, group_of(instruction.attributes, devices), count, instruction.name))
+                elif kind in KINDS:
+                    found.append(self._collective(instruction, kind, count, devices))
+                elif instruction.opcode in ("fusion", "async-start"):
+                    called = dict(_CALLED.findall(instruction.attributes))
+                    if "calls" in called:
+                        look(called["calls"], count)
+
+        for name, count in self.times.items():
+            look(name, count)
+        return found
+
+    @staticmethod
+    def _collective(instruction: Instruction, kind: str, count: int, devices: int) -> Collective:
+        group = group_of(instruction.attributes, devices)
+        sizes = shape_bytes(instruction.shape)
+        if instruction.opcode.endswith("-start") and kind != "all-reduce":  # (operands, results, contexts)
+            sizes = [size for size in sizes if size > 4]
+            if kind == "all-gather":
+                total = round(sum(sizes) * len(group) / (len(group) + 1))
+            elif kind == "reduce-scatter":
+                total = round(sum(sizes) * len(group) / (len(group) + 1))
+            else:
+                total = sum(sizes) // 2
+        else:
+            total = sum(sizes) * (len(group) if kind == "reduce-scatter" else 1)
+        return Collective(kind, total, group, count, instruction.name)
+
+
+def group_of(attributes: str, devices: int) -> tuple[int, ...]:
+    """The devices of a collective's first group, from any of HLO's notations: mesh axes, iota, lists."""
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", match[1])}
+        chosen = re.findall(r"'([^']+)'", match[2])
+        grid = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+        return tuple(grid[tuple(slice(None) if name in chosen else 0 for name in sizes)].ravel().tolist())
+    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
+        grid = np.arange(int(match[1]) * int(match[2])).reshape([int(size) for size in match[3].split(",")])
+        grid = grid.transpose([int(axis) for axis in match[4].split(",")]) if match[4] else grid
+        return tuple(grid.reshape(int(match[1]), int(match[2]))[0].tolist())
+    if match := re.search(r"(?:replica_groups|source_target_pairs)=\{\{([\d,]+)\}", attributes):
+        return tuple(int(device) for device in match[1].split(","))
+    return tuple(range(devices))

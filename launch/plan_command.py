@@ -1,0 +1,39 @@
+"""The `plan` command: the plan of a config on TPUs or GPUs, as a page or as JSON."""
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from bert_jax.plan.topology import GpuCluster, parse_topology
+
+log = logging.getLogger("bert_jax")
+
+
+def plan(
+    config: dict[str, Any], config_name: str, topology: str, *, price: float | None, search: bool, chip_batch: int | None, phase: int | None, as_json: bool,
+    output: str | None, cached: bool, keep_text: str | None,
+) -> int:
+    """Prints it; the exit status tells whether the config fits as it is."""
+    title = Path(config_name).name.removesuffix(".py")
+    if isinstance(parse_topology(topology), GpuCluster):
+        from launch.plan_gpu import make_gpu_plan
+
+        made = make_gpu_plan(config, parse_topology(topology), price=price)
+        figures, page, fits = made.figures, made.page(title), made.fits
+    else:
+        from launch import plan_page
+        from launch.plan import default_cache, make_plan
+
+        made = make_plan(
+            config, topology, price=price, search=search, chip_batch=chip_batch, only=phase, cache=default_cache() if cached else None,
+            keep_text=Path(keep_text) if keep_text else None, say=log.info,
+        )
+        figures, page, fits = plan_page.to_json(made), plan_page.to_markdown(made, title), made.fits
+    print(json.dumps(figures, indent=2) if as_json else page)
+    if output:
+        temporary = Path(output + ".tmp")
+        temporary.write_text(json.dumps(figures, indent=2) + "\n" if output.endswith(".json") else page)
+        os.replace(temporary, output)
+    return 0 if fits else 1

@@ -1,0 +1,103 @@
+"""The `plan` command where nothing is compiled: GPUs by arithmetic, pages from given figures, and what it refuses."""
+
+import json
+
+import pytest
+
+from bert_jax.plan.compiled import Measured
+from bert_jax.plan.estimate import estimate
+from bert_jax.plan.hlo import Collective, Operation
+from bert_jax.plan.topology import parse_topology
+from launch import plan_page
+from launch.cli import main
+from launch.config import load
+from launch.phases import phases_of
+from launch.plan import Candidate, PhasePlan, Plan, setting_of, traffic_of, with_chip_batch
+from launch.plan_programs import Shapes, batch_shapes, shallow
+
+GIB = 2**30
+
+
+def make_plan(**changes) -> Plan:
+    """Of BERT-large's two phases on a v4-32, from figures given here."""
+    topology, config = parse_topology("v4-32"), load("bert_large", [])
+    fields = dict(
+        flops=1e12, bytes=1e10, optimal_seconds=0.01, cycles=1e7, arguments=2 * GIB, outputs=2 * GIB, aliased=2 * GIB, temporaries=20 * GIB, code=GIB // 2,
+        collectives=(Collective("all-reduce", 10**8, tuple(range(16)), 24),), kernels=(),
+        operations=(Operation("jvp()/while/body/closed_call/bld,df->blf/dot_general", "fusion", 24, 10**7),),
+    )
+    measured = {layers: Measured(**fields | {"flops": layers * 1e12, "bytes": layers * 1e10}) for layers in (1, 2)}
+    shapes = Shapes({"data": 16, "fsdp": 1, "tensor": 1}, 336_000_000, GIB, GIB // 8, 2**20, 3 * GIB, 2.4e11)
+    phases = []
+    for phase in phases_of(config):
+        step = estimate(measured, measured[2], topology, layers=24, accumulate=1, update_bytes=0.0, model_flops=shapes.model_flops * 16)
+        phases.append(PhasePlan(
+            phase.name, phase.stop - phase.start, 256 * (phase.stop - phase.start), phase.config, setting_of(phase.config), fits=True, needed=None, shapes=shapes, measured=measured[2],
+            step=step, traffic=traffic_of(measured[2], shapes.mesh, topology), tried=(Candidate(1, "none", 20 * GIB, 0.1),),
+        ))  # fmt: skip
+        phases[-1] = type(phases[-1])(**vars(phases[-1]) | changes)
+    return Plan(config, topology, tuple(phases), price=3.0)
+
+
+def test_a_page_says_what_a_person_decides_from():
+    plan = make_plan()
+    page = plan_page.to_markdown(plan, "bert_large")
+    for words in ("It fits", "22.50 GiB of a device's 30.75 GiB", "32 TensorCores = 16 chips", "336.0M parameters", "12.00 GiB of disk", "900,000 steps of 256 x 128", "at 3 per chip-hour",
+                  "| all-reduce | data | 24 | 2,400.0 MB |", "bound by memory bandwidth", "| `bld,df->blf/dot_general` | fusion | 24 | 9.52 ms |", "4 host(s) feeds", "do not prove speed"):  # fmt: skip
+        assert words in page, words
+    assert plan.seconds == pytest.approx(sum(phase.sequences / phase.rate for phase in plan.phases))
+    figures = json.loads(json.dumps(plan_page.to_json(plan)))
+    assert figures["cost"] == pytest.approx(plan.seconds / 3600 * 16 * 3) and figures["phases"][1]["memory"]["peak"] == 22.5 * GIB
+
+
+def test_a_page_says_what_would_fit():
+    plan = make_plan(fits=False, needed=50 * GIB, asked=(1, "none"), config=phases_of(load("bert_large", ["config.accumulate=2"]))[0].config)
+    page = plan_page.to_markdown(plan, "bert_large")
+    assert "does not fit as configured" in page and "needs 50.00 GiB" in page and "--config.phases.0.accumulate=2" in page
+
+
+def test_a_page_warns_of_an_evaluation_that_does_not_divide():
+    plan = make_plan(config=phases_of(load("bert_large", ["config.eval.batch_size=250"]))[0].config)
+    assert "--config.eval.batch_size=256" in plan_page.to_markdown(plan, "bert_large")
+
+
+def test_gpus_by_arithmetic(capsys):
+    status = main(["plan", "--config=bert_base", "--topology=gpu:h100x8", "--json", "--price=2"])
+    figures = json.loads(capsys.readouterr().out)
+    assert status == 0 and figures["fits"] and figures["topology"]["hosts"] == 1
+    first, second = figures["phases"]
+    assert 69.9e9 == pytest.approx(first["shapes"]["model_flops"], rel=0.01) and 300.9e9 == pytest.approx(second["shapes"]["model_flops"], rel=0.01)
+    assert second["memory"] > first["memory"] > first["shapes"]["weights"] * 2
+    assert figures["cost"] == pytest.approx(figures["seconds"] / 3600 * 8 * 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--config=bert_base", "--topology=v4-12"], "v4-16"),
+        (["--config=quickstart", "--topology=gpu:h100x1"], "model.vocab_size"),
+        (["--config=bert_base", "--topology=gpu:h100x48"], "use a multiple of 48"),
+    ],
+)
+def test_what_it_refuses(arguments, told, capsys):
+    assert main(["plan", *arguments]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_batch_for_each_chip_holds_for_all_phases():
+    phases = phases_of(with_chip_batch(load("bert_large_lamb_64k", []), 64))
+    assert {(phase.config["batch_size"], phase.config["accumulate"]) for phase in phases} == {(64, 1)}
+
+
+def test_programs_of_few_layers_are_one_micro_batch_whatever_the_schedule():
+    first, second = (shallow(phase.config, 2) for phase in phases_of(load("bert_large_lamb_64k", ["config.phases.1.length=128", "config.phases.1.masking.predictions=20"])))
+    assert first["batch_size"] == 1024 and second["batch_size"] == 256
+    assert first["model"]["num_layers"] == first["compute"]["unroll"] == 2 and first["schedule"] == second["schedule"]
+
+
+def test_batches_have_the_fields_of_their_objective():
+    config = load("bert_base", [])
+    config |= {"batch_size": 8}
+    assert "nsp_labels" in batch_shapes(config) and batch_shapes(config)["mlm_positions"] == ((8, 20), batch_shapes(config)["input_ids"][1])
+    packed = config | {"model": config["model"] | {"nsp": False}, "data": config["data"] | {"sequences": "packed_documents"}}
+    assert "position_ids" in batch_shapes(packed) and "nsp_labels" not in batch_shapes(packed)
