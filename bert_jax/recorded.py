@@ -22,9 +22,11 @@ from typing import Any
 import numpy as np
 
 from bert_jax import batch as contract
+from bert_jax.foreign import misplaced
 
 FORMAT = "bert_jax.recorded_batches"
 VERSION = 1
+SIZES = ("num_batches", "batch_size", "length", "predictions")
 
 
 class RecordingError(ValueError):
@@ -75,15 +77,13 @@ class RecordedBatches:
         self.predictions: int = manifest["predictions"]
         self.source_names: tuple[str, ...] = tuple(self.description.get("source_names", ())) if "source_ids.npy" in manifest["files"] else ()
         self.num_sequences = self.num_batches * self.batch_size
+        self._arrays: dict[str, np.ndarray] = {
+            name: _map(self.directory / f"{name}.npy", name, manifest) for name in contract.FIELDS if f"{name}.npy" in manifest["files"]
+        }
         rows = np.arange(self.batch_size) if rows is None else np.asarray(rows)
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or not rows.size or rows.min() < 0 or rows.max() >= self.batch_size:
             raise ValueError(f"rows must be a list of row numbers in [0, {self.batch_size}), the rows of {self.directory}; got {rows}")
         self._rows = rows
-        self._arrays: dict[str, np.ndarray] = {
-            name: np.load(self.directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in contract.FIELDS
-            if f"{name}.npy" in manifest["files"]
-        }
         contract.check(self.batch(0))
 
     @staticmethod
@@ -164,17 +164,44 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise RecordingError(f"{directory} holds no recorded batches: it has no {path.name}; write them with `recorded.write`") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordingError(f"{path} is not valid JSON ({error}); record the batches again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         raise RecordingError(f"{path} is not the manifest of recorded batches of version {VERSION}; record them again")
-    for name, record in manifest["files"].items():
+    try:
+        _check_files(directory, manifest["files"])
+        if not isinstance(manifest["description"], dict) or "input_ids.npy" not in manifest["files"] or not all(type(manifest[size]) is int and manifest[size] >= 0 for size in SIZES):
+            raise TypeError("a size is no number, or there are no input_ids")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RecordingError(f"{path} lacks a field, or one is of another kind ({error!r}); record the batches again") from None
+    return manifest
+
+
+def _check_files(directory: Path, files: dict[str, dict]) -> None:
+    """RecordingError unless every file is within the directory and as it was written."""
+    for name, record in files.items():
+        if reason := misplaced(directory, name):
+            raise RecordingError(f"{directory / 'manifest.json'} names {name!r}, which {reason}; record the batches again")
         file = directory / name
         if not file.is_file():
             raise RecordingError(f"{directory} lacks the file {name}; record the batches again")
         if file.stat().st_size != record["size"] or _sha256(file) != record["sha256"]:
             raise RecordingError(f"{file} is not as it was written (its SHA-256 differs); record the batches again")
-    return manifest
+
+
+def _map(path: Path, name: str, manifest: dict[str, Any]) -> np.ndarray:
+    """A field's file, memory-mapped; RecordingError unless it holds numbers in the shape that the manifest's sizes imply."""
+    field = contract.FIELDS[name]
+    sizes = {"B": manifest["batch_size"], "L": manifest["length"], "K": manifest["predictions"]}
+    shape = (manifest["num_batches"], *(sizes[letter] for letter in field.shape))
+    kinds = "iu" if np.dtype(field.dtype).kind == "i" else "f"
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")  # not np.load, which takes archives too
+    except (ValueError, EOFError) as error:
+        raise RecordingError(f"{path} is not a numpy array ({error}); record the batches again") from None
+    if array.shape != shape or array.dtype.kind not in kinds:
+        raise RecordingError(f"{path} holds {array.dtype} {list(array.shape)} instead of numbers {list(shape)}; record the batches again")
+    return array
 
 
 def _sha256(path: Path) -> str:

@@ -12,5 +12,5 @@ def read(prefix: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
         reader = tf.train.load_checkpoint(prefix)
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:  # IndexError: the data is shorter than the index says
         raise ValueError(f"{prefix} is not a readable TensorFlow checkpoint ({error}); give PREFIX of PREFIX.index") from None

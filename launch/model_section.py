@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from launch.config import ConfigError, read_json, read_run_config, write_json
+from launch.config import ConfigError, check_value, read_json, read_run_config, write_json
 from launch.phases import phase_at, phases_of
 
 # Fields that change how a model is trained, not which arrays it has or what it computes.
-NOT_STRUCTURE = ("dropout", "attention_dropout", "initializer_range")
+NOT_STRUCTURE = ("dropout", "attention_dropout", "initializer_range", "detection_weight")
 
 
 def write_model_section(workdir: Path, model: dict) -> None:
@@ -20,7 +20,16 @@ def read_model_section(workdir: Path, step: int | None = None) -> dict:
         raise ConfigError(f"{workdir} holds no model (no model.json): give a workdir of `bert-jax pretrain` or `bert-jax import`")
     if step is not None and (workdir / "config.json").is_file():
         return phase_at(phases_of(read_run_config(workdir)), step).config["model"]
-    return read_json(path)
+    section = read_json(path)
+    try:
+        for name, value in section.items():
+            check_value(f"model.{name}", value)
+        _ = section["family"]
+    except (AttributeError, KeyError):
+        raise ConfigError(f"{path} is no `model` section of a config; take the workdir's own") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return section
 
 
 def check_same_model(held: dict, asked: dict, workdir: Path) -> None:

@@ -8,6 +8,7 @@ from bert_jax import recorded
 from launch.config import ConfigError
 from launch.data import make_source, open_data, pair_objective, resolve_lengths, resolve_vocabulary
 from launch.phases import phases_of
+from launch.run import check_own_files
 
 
 def record(config: dict, output: Path, *, batches: int | None = None, epochs: int | None = None, phase: int = 0) -> None:
@@ -37,5 +38,7 @@ def record(config: dict, output: Path, *, batches: int | None = None, epochs: in
         "data": config["data"] | {"path": ",".join(path.name for path in data.paths)}, "masking": config["masking"],
         "source_names": source.source_names,
     }
+    if data.tokenizer_dir is not None:
+        check_own_files(data.tokenizer_dir)
     recorded.write(output, stream, description, data.tokenizer_dir)
     print(f"{batches} batches of {config['batch_size']} x {config['length']} in {output}")

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,7 +67,7 @@ def cached(store: TokenStore, settings: Settings) -> Path:
     name = f"{store.split}-{settings.kind}-{settings.length}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     home, elsewhere = store.directory / "plans", Path(tempfile.gettempdir()) / f"bert_jax_plans_{os.getuid()}"
     for directory in (home / name, elsewhere / name):
-        if directory.is_dir():
+        if directory.is_dir() and (directory.parent == home or _is_own(elsewhere)):
             return directory
     try:
         home.mkdir(exist_ok=True)
@@ -74,6 +75,8 @@ def cached(store: TokenStore, settings: Settings) -> Path:
     except OSError:
         home = elsewhere
         home.mkdir(mode=0o700, exist_ok=True)
+        if not _is_own(home):
+            raise PermissionError(errno.EPERM, f"{home} is another user's, or others may write there, so plans in it cannot be trusted; remove it, or set TMPDIR") from None
         temporary = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".tmp", dir=home))
     try:
         _write(store, settings, temporary)
@@ -88,13 +91,22 @@ def cached(store: TokenStore, settings: Settings) -> Path:
     return home / name
 
 
+def _is_own(directory: Path) -> bool:
+    """Whether a directory under a name that anybody could have taken is this user's, and nobody else may write there."""
+    try:
+        status = os.lstat(directory)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
 def read(directory: Path) -> tuple[np.ndarray, ...]:
     """The arrays of a plan, memory-mapped; ValueError if they do not fit together, as a cut or missing file makes them."""
     try:
-        arrays = tuple(np.asarray(np.load(directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)) for name in ARRAYS)
+        arrays = tuple(np.asarray(np.lib.format.open_memmap(directory / f"{name}.npy", mode="r")) for name in ARRAYS)
         first_pieces, starts, lengths, labels = arrays
         whole = len(first_pieces) == len(labels) + 1 and len(starts) == len(lengths) == first_pieces[-1]
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, EOFError, IndexError):
         whole = False
     if not whole:
         raise ValueError(f"the plan {directory} is damaged; delete that directory, and it will be made again")

@@ -58,7 +58,7 @@ def parse_manifest(content: bytes, path: str) -> dict:
     """The same from a file's content; `path` is for errors."""
     try:
         manifest = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is not valid JSON ({error}); prepare the store again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise StoreError(f"{path} is not the manifest of a token store: its format is not {FORMAT!r}")

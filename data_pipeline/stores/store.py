@@ -75,8 +75,8 @@ class Shard:
             "word_starts": (self.num_tokens + 7) // 8,
         }[name]
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
+            array = np.lib.format.open_memmap(path, mode="r")  # not np.load, which takes archives too
+        except (ValueError, EOFError) as error:
             raise StoreError(f"{path} is not a numpy array ({error}); prepare the store again") from None
         except OSError as error:
             if error.errno != errno.ENOMEM:
@@ -167,8 +167,15 @@ class TokenStore:
 
     @functools.cached_property
     def unigram_counts(self) -> np.ndarray:
-        """int64 [vocab_size]: how often each token occurs in the training split."""
-        return np.load(self.directory / "unigram_counts.npy", allow_pickle=False)
+        """int64 [vocab_size]: how often each token occurs in the training split. Raises StoreError if the file is no such array."""
+        path = self.directory / "unigram_counts.npy"
+        try:
+            array = np.lib.format.open_memmap(path, mode="r")
+        except (ValueError, EOFError) as error:
+            raise StoreError(f"{path} is not a numpy array ({error}); prepare the store again") from None
+        if array.shape != (self.vocab_size,) or array.dtype != np.int64:
+            raise StoreError(f"{path} holds {array.dtype} {list(array.shape)} instead of int64 [{self.vocab_size}]; prepare the store again")
+        return np.array(array)
 
     @property
     def fingerprint(self) -> str:

@@ -65,7 +65,7 @@ def vocabulary_in_order(hf: hf_tokenizers.Tokenizer) -> list[str]:
 def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise TokenizerError(f"{path} holds no JSON object")

@@ -137,6 +137,19 @@ def load(directory: str | Path) -> Tokenizer:
     tokenizer of a known kind, or one that lacks a special token.
     """
     directory = Path(directory)
+    try:
+        return _load(directory)
+    except (OSError, ImportError, MemoryError):
+        raise
+    except TokenizerError as error:
+        raise error if str(directory) in str(error) else TokenizerError(f"{directory}: {error}") from None
+    except BaseException as error:  # fields of other kinds than expected, and the library's panics, which are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(f"the tokenizer in {directory} is malformed ({type(error).__name__}: {error}); fetch it again, or train another") from error
+
+
+def _load(directory: Path) -> Tokenizer:
     config = read_config(directory)
     has = {path.name for path in directory.iterdir() if path.is_file()} if directory.is_dir() else set()
     model_file = next((name for name in sentencepiece_model.MODEL_FILES if name in has), None)
