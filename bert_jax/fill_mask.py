@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.model.heads import PretrainingModel
 from bert_jax.training.state import Blueprint
 
 BUCKET = 32  # lengths are padded to multiples of this, so that few shapes are compiled
@@ -43,8 +42,7 @@ class FillMask:
         self._probabilities = jax.jit(self._forward)
 
     def _forward(self, params: dict, batch: dict[str, jax.Array]) -> jax.Array:
-        model: PretrainingModel = self.blueprint.model(params)
-        return jax.nn.softmax(model.mlm_logits(model.encoder(batch), batch["mlm_positions"]), axis=-1)
+        return jax.nn.softmax(self.blueprint.model(params)(batch)["mlm"], axis=-1)
 
     def __call__(self, texts: list[str], *, top_k: int = 5) -> list[list[list[Prediction]]]:
         """For each text, for each of its masks, the `top_k` most probable tokens, best first.

@@ -33,14 +33,15 @@ def get_config() -> ConfigDict:
         max_positions=512, type_vocab_size=2, activation="gelu", norm_eps=1e-12, dropout=0.1, attention_dropout=0.1,
         initializer_range=0.02, nsp=True,
     )
-    config.compute = dict(dtype="bfloat16", remat="none", unroll=1, attention="auto")
+    config.compute = dict(dtype="bfloat16", remat="elementwise", unroll=1, attention="auto")
     config.optimizer = dict(
         name="lamb_v1", b1=0.9, b2=0.999, eps=1e-6, weight_decay=0.01, clip_norm=1.0, exclude=("bias", "norm"), layer_decay=1.0,
     )
     config.schedule = dict(
         name="linear", peak=1.5e-3, warmup_steps=100, total_steps=0, end=0.0, decay_from="warmup",
     )
-    config.eval = dict(every=50, sequences=10_000, batch_size=250)
-    config.checkpoint = dict(every=100, keep=3)
+    config.eval = dict(every=50, sequences=10_240, batch_size=256)
+    config.checkpoint = dict(every=100, minutes=0.0, keep=3, keep_every=0, keep_best="")
+    config.bad_steps = dict(loss=0.0, grad_norm=0.0, in_a_row=10)
     config.mesh = dict(data=-1, fsdp=1, tensor=1, zero1=True)
     return config

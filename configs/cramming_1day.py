@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
         family="crammed_bert", vocab_size=32_768, hidden_size=768, num_layers=16, num_heads=12, intermediate_size=1536,
         max_positions=128, norm_eps=1e-12, dropout=0.0, attention_dropout=0.0, initializer_range=0.02,
     )
-    config.compute = dict(dtype="bfloat16", remat="none", unroll=1, attention="auto")
+    config.compute = dict(dtype="bfloat16", remat="elementwise", unroll=1, attention="auto")
     config.optimizer = dict(
         name="adamw", b1=0.9, b2=0.98, eps=1e-12, weight_decay=0.01, clip_norm=0.5, exclude=("bias", "norm"), layer_decay=1.0,
     )
@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
         name="triangle", peak=1e-3, warmup_steps="25%", total_steps=0, end=0.0, start=0.0,
     )
     config.eval = dict(every=1_000, sequences=10_240, batch_size=256)
-    config.checkpoint = dict(every=500, keep=3)
+    config.checkpoint = dict(every=500, minutes=0.0, keep=3, keep_every=0, keep_best="")
+    config.bad_steps = dict(loss=0.0, grad_norm=0.0, in_a_row=10)
     config.mesh = dict(data=-1, fsdp=1, tensor=1, zero1=True)
     return config

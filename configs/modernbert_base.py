@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
         max_positions=8192, global_every=3, window=128, rope_base=160_000.0, local_rope_base=10_000.0, norm_eps=1e-5, dropout=0.0,
         attention_dropout=0.0, initializer_range=0.02,
     )
-    config.compute = dict(dtype="bfloat16", remat="none", unroll=1, attention="auto")
+    config.compute = dict(dtype="bfloat16", remat="elementwise", unroll=1, attention="auto")
     config.optimizer = dict(
         name="stable_adamw", b1=0.9, b2=0.98, eps=1e-6, weight_decay=1e-5, clip_norm=0.0, exclude=("bias", "norm"), layer_decay=1.0,
     )
@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
         name="constant", peak=3e-4, warmup_steps=0,
     )
     config.eval = dict(every=5_000, sequences=10_240, batch_size=256)
-    config.checkpoint = dict(every=2_000, keep=3)
+    config.checkpoint = dict(every=2_000, minutes=0.0, keep=3, keep_every=0, keep_best="")
+    config.bad_steps = dict(loss=0.0, grad_norm=0.0, in_a_row=10)
     config.mesh = dict(data=-1, fsdp=1, tensor=1, zero1=True)
     return config

@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
         family="roberta", vocab_size=50_265, hidden_size=768, num_layers=12, num_heads=12, intermediate_size=3072,
         max_positions=512, position_offset=2, norm_eps=1e-5, dropout=0.1, attention_dropout=0.1, initializer_range=0.02,
     )
-    config.compute = dict(dtype="bfloat16", remat="none", unroll=1, attention="auto")
+    config.compute = dict(dtype="bfloat16", remat="elementwise", unroll=1, attention="auto")
     config.optimizer = dict(
         name="adamw", b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.01, clip_norm=0.0, exclude=(), layer_decay=1.0,
     )
@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
         name="linear", peak=5e-4, warmup_steps=1_860, total_steps=0, end=0.0, decay_from="warmup",
     )
     config.eval = dict(every=1_000, sequences=10_240, batch_size=256)
-    config.checkpoint = dict(every=500, keep=3)
+    config.checkpoint = dict(every=500, minutes=0.0, keep=3, keep_every=0, keep_best="")
+    config.bad_steps = dict(loss=0.0, grad_norm=0.0, in_a_row=10)
     config.mesh = dict(data=-1, fsdp=1, tensor=1, zero1=True)
     return config

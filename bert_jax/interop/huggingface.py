@@ -91,7 +91,7 @@ def load(directory: str | os.PathLike, *, key: jax.Array) -> Imported:
     source = str(directory / CONFIG)
     try:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is not JSON: {error}; fetch it again") from None
     naming = architectures.ARCHITECTURES[architectures.family_of(config, source=source)].naming
     tensors = _canonical(_read_weights(directory), naming)
@@ -152,6 +152,7 @@ def _fit_tokenizer_config(path: pathlib.Path, tables: EmbeddingSpec) -> None:
     """Tells transformers' tokenizer how long an input may be, and to make token types only if the model has a table for more than one."""
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     inputs = ["input_ids", *(["token_type_ids"] if tables.type_vocab_size > 1 else []), "attention_mask"]
+    config.pop("auto_map", None)  # somebody's tokenizer may name code with it
     config |= {"model_max_length": tables.max_positions, "model_input_names": inputs}
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -160,11 +161,8 @@ def _read_weights(directory: pathlib.Path) -> dict[str, np.ndarray]:
     if (directory / WEIGHTS).is_file():
         return _read_safetensors(directory / WEIGHTS)
     if (directory / INDEX).is_file():
-        files = sorted(set(json.loads((directory / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
         tensors: dict[str, np.ndarray] = {}
-        for file in files:
-            if pathlib.PurePath(file).name != file:
-                raise ValueError(f"{directory / INDEX} names the file {file!r}; expected plain names in the same directory")
+        for file in _indexed_files(directory / INDEX):
             if not (directory / file).is_file():
                 raise FileNotFoundError(f"{directory / INDEX} names {file}, which is missing; fetch the whole checkpoint")
             tensors |= _read_safetensors(directory / file)
@@ -174,11 +172,25 @@ def _read_weights(directory: pathlib.Path) -> dict[str, np.ndarray]:
     raise FileNotFoundError(f"{directory} has none of {WEIGHTS}, {INDEX}, {TORCH_WEIGHTS}; fetch the weights in one of these forms")
 
 
+def _indexed_files(path: pathlib.Path) -> list[str]:
+    """The files of a checkpoint in parts, sorted; ValueError for an index that names anything but files beside it."""
+    try:
+        files = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no index of weights ({type(error).__name__}: {error}); fetch it again") from None
+    for file in files:
+        if not isinstance(file, str) or not file.isprintable() or pathlib.PurePath(file).name != file:
+            raise ValueError(f"{path} names the file {file!r}; expected plain names in the same directory")
+    return sorted(files)
+
+
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch it again") from None
+    except (AttributeError, KeyError, TypeError) as error:  # a type of numbers that numpy lacks
+        raise ValueError(f"{path} holds weights of a type that cannot be read ({error}); a quantised checkpoint cannot be imported") from None
 
 
 def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -186,9 +198,17 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError:
         raise ImportError(f"reading {path} needs torch: pip install 'bert-jax[torch]', or save the model as safetensors") from None
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a cut file, or a pickle of something else than weights: torch's own words would recommend to run it
+        raise ValueError(
+            f"{path} is cut short, or holds more than weights ({type(error).__name__}), and what else it holds is never run; fetch it again, or take the model's "
+            "safetensors"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided for name, tensor in state.items()):
+        raise ValueError(f"{path} holds something else than a dict of tensors by name; give the model's own weights, such as its state_dict")
     # numpy has no bfloat16 that torch knows of
-    return {name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy() for name, tensor in state.items()}
+    return {name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy() for name, tensor in state.items()}
 
 
 def _canonical(tensors: dict[str, np.ndarray], naming: Naming) -> dict[str, np.ndarray]:

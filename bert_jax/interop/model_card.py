@@ -8,16 +8,16 @@ from bert_jax.model.families import build_spec
 TEMPLATE = """\
 ---
 library_name: transformers
-pipeline_tag: fill-mask
+pipeline_tag: {task}
 tags:
 - {tag}
-- fill-mask
+- {task}
 - bert_jax
 ---
 
 # {name}
 
-A {title} encoder, pretrained with bert_jax with {objectives}.
+{article} {title} encoder, pretrained with bert_jax with {objectives}.
 
 ## Use
 
@@ -27,8 +27,7 @@ from transformers import AutoTokenizer, {model_class}, pipeline
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = {model_class}.from_pretrained("{name}")
 
-fill_mask = pipeline("fill-mask", model="{name}")
-print(fill_mask(f"Paris is the {{tokenizer.mask_token}} of France."))
+{example}
 ```
 
 {model_class} loads every weight. Narrower classes leave out the heads that they have no place for, and transformers
@@ -40,10 +39,24 @@ lists those as unexpected.{pooler}
 {sections}"""
 
 
+NO_POOLER = " There is no pooler: load the encoder with `AutoModel.from_pretrained(..., add_pooling_layer=False)`."
+EXAMPLES = {  # task -> what to do with `tokenizer`, `model` and `pipeline`
+    "fill-mask": """\
+fill_mask = pipeline("fill-mask", model="{name}")
+print(fill_mask(f"Paris is the {{tokenizer.mask_token}} of France."))""",
+    "feature-extraction": """\
+features = pipeline("feature-extraction", model="{name}")
+print(len(features("Paris is the capital of France.")[0]))
+print(model(**tokenizer("Paris eats the capital of France.", return_tensors="pt")).logits)  # above 0: seems replaced""",
+}
+
+
 def render(name: str, section: dict, tensors: dict[str, np.ndarray], card: dict) -> str:
     """The card's Markdown. card: facts of the run; a dict becomes a section, nested dicts dotted names, other values rows of "Run"."""
     spec, architecture = build_spec(section), architecture_of(section)
-    encoder = spec.encoder
+    encoder, trained = spec.encoder, architecture.logits(spec)
+    task = "fill-mask" if "MLM logits" in trained else "feature-extraction"
+    objectives = {"MLM logits": "masked language modelling", "NSP logits": architecture.pair_objective, "detection logits": "replaced-token detection"}
     facts = {
         "Layers": encoder.num_layers,
         "Hidden size": encoder.hidden_size,
@@ -59,10 +72,13 @@ def render(name: str, section: dict, tensors: dict[str, np.ndarray], card: dict)
     return TEMPLATE.format(
         name=name,
         tag=architecture.model_type,
+        article="An" if architecture.title[0] in "AEX" else "A",
         title=architecture.title,
-        objectives="masked language modelling and next-sentence prediction" if spec.nsp else "masked language modelling",
+        task=task,
+        example=EXAMPLES[task].format(name=name),
+        objectives=" and ".join(objectives[logits] for logits in trained),
         model_class=architecture.model_class(spec),
-        pooler="" if spec.nsp else " There is no pooler: load the encoder with `AutoModel.from_pretrained(..., add_pooling_layer=False)`.",
+        pooler=NO_POOLER if architecture.optional_pooler and not spec.nsp else "",
         model=_table(facts),
         sections="".join(f"\n## {heading.capitalize()}\n\n{_table(values)}" for heading, values in sections.items()),
     )

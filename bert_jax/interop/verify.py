@@ -8,14 +8,13 @@ import pathlib
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from bert_jax.interop import architectures
 from bert_jax.model.families import build_spec
-from bert_jax.model.heads import PretrainingModel
-from bert_jax.model.spec import ModelSpec
+from bert_jax.model.heads import build
+from bert_jax.model.spec import AnySpec
 
 
 class VerifyError(Exception):
@@ -37,7 +36,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class VerifyReport:
-    """Comparisons in the order of computation: embeddings, layers, MLM logits, NSP logits. `str()` is a table."""
+    """Comparisons in the order of computation: embeddings, layers, the heads' logits. `str()` is a table."""
 
     comparisons: tuple[Comparison, ...]
     tolerance: float
@@ -71,7 +70,8 @@ def verify(directory: str | os.PathLike, params: dict, model_section: dict, text
         raise ValueError(f"verify got {len(texts)} texts; give at least 2, for single sentences and pairs")
     directory, spec = pathlib.Path(directory), build_spec(model_section)
     _check_config(directory, spec)
-    model_class = getattr(transformers, architectures.model_class(model_section))
+    architecture = architectures.architecture_of(model_section)
+    model_class = getattr(transformers, architecture.model_class(spec))
     model, loading = model_class.from_pretrained(
         directory,
         output_loading_info=True,
@@ -97,11 +97,8 @@ def verify(directory: str | os.PathLike, params: dict, model_section: dict, text
         encoded = _encode(tokenizer, inputs, extra, spec)
         with torch.no_grad():
             outputs = model(**{name: torch.from_numpy(array) for name, array in encoded.items()}, output_hidden_states=True)
-        theirs = _named(
-            [state.numpy() for state in outputs.hidden_states],
-            (outputs.prediction_logits if spec.nsp else outputs.logits).numpy(),
-            outputs.seq_relationship_logits.numpy() if spec.nsp else None,
-        )
+        heads = {name: outputs[output].numpy() for name, output in architecture.logits(spec).items()}
+        theirs = _named([state.numpy() for state in outputs.hidden_states], heads)
         ours = _named(*our_outputs(params, spec, encoded))
         real = encoded["attention_mask"].astype(bool)  # at padding, attention has nothing to attend to and the two models differ freely
         rows, tokens = rows + len(real), tokens + int(real.sum())
@@ -122,7 +119,7 @@ def verify(directory: str | os.PathLike, params: dict, model_section: dict, text
     return report
 
 
-def _check_config(directory: pathlib.Path, spec: ModelSpec) -> None:
+def _check_config(directory: pathlib.Path, spec: AnySpec) -> None:
     path = directory / "config.json"
     try:
         exported = build_spec(architectures.section_from_config(json.loads(path.read_text(encoding="utf-8")), nsp=spec.nsp, source=str(path)))
@@ -132,7 +129,7 @@ def _check_config(directory: pathlib.Path, spec: ModelSpec) -> None:
         raise VerifyError(f"{path} describes {exported}, but the model is {spec}; export the model again")
 
 
-def _encode(tokenizer, inputs: list, extra: int, spec: ModelSpec) -> dict[str, np.ndarray]:
+def _encode(tokenizer, inputs: list, extra: int, spec: AnySpec) -> dict[str, np.ndarray]:
     """input_ids, attention_mask and, if the model tells them apart, token_type_ids, [rows, longest row + extra]; each row's middle is masked."""
     max_positions, has_types = spec.encoder.embedding.max_positions, spec.encoder.embedding.type_vocab_size > 1
     longest = max(len(ids) for ids in tokenizer(inputs, truncation=True, max_length=max_positions)["input_ids"])
@@ -152,8 +149,8 @@ def _encode(tokenizer, inputs: list, extra: int, spec: ModelSpec) -> dict[str, n
     return {name: np.asarray(array, np.int64) for name, array in encoded.items()}
 
 
-def our_outputs(params: dict, spec: ModelSpec, encoded: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """(hidden states [layers + 1, rows, length, hidden], MLM logits [rows, length, vocabulary], NSP logits [rows, 2] or None), float32."""
+def our_outputs(params: dict, spec: AnySpec, encoded: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(hidden states [layers + 1, rows, length, hidden], what the heads say of them, by name and without the vocabulary's padding), float32."""
     batch = {"input_ids": np.asarray(encoded["input_ids"], np.int32)}
     batch["token_type_ids"] = np.asarray(encoded.get("token_type_ids", np.zeros_like(batch["input_ids"])), np.int32)
     batch["segment_ids"] = np.asarray(encoded["attention_mask"], np.int32)
@@ -162,19 +159,17 @@ def our_outputs(params: dict, spec: ModelSpec, encoded: dict[str, np.ndarray]) -
 
 
 @functools.lru_cache
-def _forward(spec: ModelSpec) -> Callable:
-    graphdef = nnx.split(nnx.eval_shape(lambda: PretrainingModel(spec, rngs=nnx.Rngs(params=0))))[0]
+def _forward(spec: AnySpec) -> Callable:
+    graphdef = nnx.split(nnx.eval_shape(lambda: build(spec, rngs=nnx.Rngs(params=0))))[0]
 
-    def outputs(params: dict, batch: dict) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    def outputs(params: dict, batch: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
         model = nnx.merge(graphdef, params)
         states = model.encoder.hidden_states(batch)
-        rows, length = batch["input_ids"].shape
-        logits = model.mlm_logits(states[-1], jnp.broadcast_to(jnp.arange(length), (rows, length)))
-        return states, logits[..., : spec.encoder.embedding.vocab_size], model.nsp_logits(states[-1]) if spec.nsp else None
+        heads = model.every_logit(states[-1])
+        return states, heads | {name: heads[name][..., : spec.encoder.embedding.vocab_size] for name in heads.keys() & {"MLM logits"}}
 
     return jax.jit(outputs)
 
 
-def _named(states: list[np.ndarray] | np.ndarray, mlm: np.ndarray, nsp: np.ndarray | None) -> dict[str, np.ndarray]:
-    named = {"embeddings": states[0]} | {f"layer {index}": state for index, state in enumerate(states[1:])} | {"MLM logits": mlm}
-    return named if nsp is None else named | {"NSP logits": nsp}
+def _named(states: list[np.ndarray] | np.ndarray, heads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {"embeddings": states[0]} | {f"layer {index}": state for index, state in enumerate(states[1:])} | heads

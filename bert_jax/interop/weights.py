@@ -1,6 +1,6 @@
 """The weights of a model by their names in checkpoints, in both directions, from a table of rows.
 
-Enters and leaves: our parameter tree (`nnx.to_pure_dict` of a PretrainingModel, layers stacked on the first axis) and flat dicts of arrays
+Enters and leaves: our parameter tree (`nnx.to_pure_dict` of a model, layers stacked on the first axis) and flat dicts of arrays
 as checkpoints hold them. A row is (path of ours, name there, kind); rows whose parameter a model lacks are passed over.
 """
 
@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from flax import nnx, traverse_util
 
-from bert_jax.model.heads import PretrainingModel
-from bert_jax.model.spec import ModelSpec
+from bert_jax.model.heads import build
+from bert_jax.model.spec import AnySpec
 
 # Kinds, by what a checkpoint stores. Ours is [inputs..., outputs...] with the attention heads as axes of their own.
 #   flat        one axis                                   vocabulary  without our padding rows
@@ -86,9 +86,9 @@ class Weight:
         return np.ascontiguousarray(array, np.float32)
 
 
-def weights(spec: ModelSpec, naming: Naming) -> list[Weight]:
+def weights(spec: AnySpec, naming: Naming) -> list[Weight]:
     """The table for one model and one sort of checkpoint."""
-    model = nnx.eval_shape(lambda: PretrainingModel(spec, rngs=nnx.Rngs(params=0)))
+    model = nnx.eval_shape(lambda: build(spec, rngs=nnx.Rngs(params=0)))
     ours = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(nnx.to_pure_dict(nnx.split(model)[1]), sep=".").items()}
     table = [_weight(path, (name,), kind, ours, spec, naming, stacked=False) for path, name, kind in naming.rows]
     for prefix, layers, stacked in holders(spec):
@@ -100,7 +100,7 @@ def weights(spec: ModelSpec, naming: Naming) -> list[Weight]:
     return [weight for weight in table if weight is not None]
 
 
-def holders(spec: ModelSpec) -> list[tuple[str, tuple[int, ...], bool]]:
+def holders(spec: AnySpec) -> list[tuple[str, tuple[int, ...], bool]]:
     """(prefix of paths, numbers of the layers, whether they are stacked) of every place that holds layers."""
     encoder = spec.encoder
     first, period, prefix = encoder.first_layers, len(encoder.kinds), "encoder.layers."
@@ -112,7 +112,7 @@ def holders(spec: ModelSpec) -> list[tuple[str, tuple[int, ...], bool]]:
     return apart + [(f"{prefix}blocks.{index}.", tuple(range(first + index, encoder.num_layers, period)), True) for index in range(period)]
 
 
-def _weight(path: str, names: tuple[str, ...], kind: str, ours: dict, spec: ModelSpec, naming: Naming, *, stacked: bool) -> Weight | None:
+def _weight(path: str, names: tuple[str, ...], kind: str, ours: dict, spec: AnySpec, naming: Naming, *, stacked: bool) -> Weight | None:
     several = re.search(r"\((.*)\)", path)
     paths = tuple(path.replace(several[0], one) for one in several[1].split("|")) if several else (path,)
     if not names or not all(one in ours for one in paths):
@@ -131,7 +131,7 @@ def _weight(path: str, names: tuple[str, ...], kind: str, ours: dict, spec: Mode
     return Weight(paths, names, kind, shape, stored, outputs_first, stacked)
 
 
-def to_tensors(params: dict, spec: ModelSpec, naming: Naming) -> dict[str, np.ndarray]:
+def to_tensors(params: dict, spec: AnySpec, naming: Naming) -> dict[str, np.ndarray]:
     """Our parameters -> a checkpoint's names and float32 arrays. Tied weights are not repeated."""
     flat = traverse_util.flatten_dict(params, sep=".")
     tensors = {}
@@ -150,7 +150,7 @@ def has_nsp(tensors: dict[str, np.ndarray], naming: Naming) -> bool:
     return "nsp_head" in held or ("pooler" in held and "mlm_head" not in held)
 
 
-def from_tensors(tensors: dict[str, np.ndarray], spec: ModelSpec, naming: Naming, key: jax.Array) -> tuple[dict, list[str]]:
+def from_tensors(tensors: dict[str, np.ndarray], spec: AnySpec, naming: Naming, key: jax.Array) -> tuple[dict, list[str]]:
     """A checkpoint's arrays -> (parameters as float32 numpy arrays, notes for the reader).
 
     A head that is wholly absent is initialised from `key` and noted. ValueError names what is missing from the encoder or from a head, what
@@ -205,9 +205,9 @@ def _checked(array: np.ndarray, name: str, weight: Weight) -> np.ndarray:
     return array
 
 
-def _initial(spec: ModelSpec, paths: list[str], key: jax.Array) -> dict[str, np.ndarray]:
+def _initial(spec: AnySpec, paths: list[str], key: jax.Array) -> dict[str, np.ndarray]:
     def chosen(key: jax.Array) -> dict[str, jax.Array]:
-        flat = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.split(PretrainingModel(spec, rngs=nnx.Rngs(params=key)))[1]), sep=".")
+        flat = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.split(build(spec, rngs=nnx.Rngs(params=key)))[1]), sep=".")
         return {path: flat[path] for path in paths}
 
     return jax.device_get(jax.jit(chosen)(key)) if paths else {}  # compiled, so that only the chosen ones are drawn

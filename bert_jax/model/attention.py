@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from bert_jax.model import kernels
 from bert_jax.model.dropout import dropout
@@ -11,6 +12,7 @@ from bert_jax.model.positions import alibi_bias, alibi_slopes, rotate
 from bert_jax.model.spec import AttentionSpec, Compute, EncoderSpec
 
 MASKED = kernels.MASKED
+ATTENDED = "attended"  # the result of attention, for rematerialisation
 
 
 def segment_mask(segment_ids: jax.Array) -> jax.Array:
@@ -57,31 +59,40 @@ def attend_in_window(
 
 
 class SelfAttention(nnx.Module):
+    """Projections are computed with heads and features in one axis, as TPUs lay them out best; the kernels keep them apart."""
+
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
         heads, size, bias = spec.attention.num_heads, spec.attention.head_dim, spec.attention.bias
         inward = {"embed": spec.hidden_size, "heads": heads, "head_dim": size}
         outward = {"heads": heads, "head_dim": size, "embed": spec.hidden_size}
         std = spec.initializer_range
-        self.query = Project("bld,dhc->blhc", inward, 1, std=std, bias=bias, rngs=rngs)
-        self.key = Project("bld,dhc->blhc", inward, 1, std=std, bias=bias, rngs=rngs)
-        self.value = Project("bld,dhc->blhc", inward, 1, std=std, bias=bias, rngs=rngs)
-        self.output = Project("blhc,hcd->bld", outward, 2, std=std, bias=bias, rngs=rngs)
+        self.query = Project("bld,de->ble", inward, 1, std=std, bias=bias, rngs=rngs)
+        self.key = Project("bld,de->ble", inward, 1, std=std, bias=bias, rngs=rngs)
+        self.value = Project("bld,de->ble", inward, 1, std=std, bias=bias, rngs=rngs)
+        self.output = Project("ble,ed->bld", outward, 2, std=std, bias=bias, rngs=rngs)
 
     def __call__(
         self, x: jax.Array, kind: AttentionSpec, segment_ids: jax.Array, dropout_key: jax.Array | None, compute: Compute
     ) -> jax.Array:
         """x [b, l, d], segment_ids [b, l] -> [b, l, d]."""
-        query, key, value = self.query(x), self.key(x), self.value(x)
+        heads = (*x.shape[:2], kind.num_heads, kind.head_dim)
+        query, key, value = (project(x).reshape(heads) for project in (self.query, self.key, self.value))
         if kind.rope is not None:
             query, key = rotate(query, kind.rope), rotate(key, kind.rope)
-        length = x.shape[1]
+        attended = self.attend(query, key, value, kind, segment_ids, dropout_key, compute)
+        return self.output(checkpoint_name(attended.reshape(*x.shape[:2], -1), ATTENDED))
+
+    @staticmethod
+    def attend(query, key, value, kind, segment_ids, dropout_key, compute):
+        """query, key, value [b, l, h, c] -> [b, l, h, c], by the means that fit kind, length and device."""
+        length = query.shape[1]
         if compute.attention == "pallas" and kernels.fits(kind, length):
-            return self.output(kernels.attend_in_kernel(query, key, value, segment_ids, kind, dropout_key))
+            return kernels.attend_in_kernel(query, key, value, segment_ids, kind, dropout_key)
         if kind.window is not None and length > kind.window:
-            return self.output(attend_in_window(query, key, value, segment_ids, kind, dropout_key))
+            return attend_in_window(query, key, value, segment_ids, kind, dropout_key)
         mask = segment_mask(segment_ids)
         if kind.window is not None:
             place = jnp.arange(length)
             mask &= jnp.abs(place[:, None] - place[None, :]) <= kind.window // 2
         bias = alibi_bias(kind.num_heads, length) if kind.alibi else None
-        return self.output(attend(query, key, value, mask, kind.dropout, dropout_key, bias))
+        return attend(query, key, value, mask, kind.dropout, dropout_key, bias)

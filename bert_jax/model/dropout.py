@@ -43,7 +43,18 @@ def threshold_of(rate: float) -> int:
 
 
 def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float, seeded: int = 1) -> jax.Array:
-    """bool of `shape`; each slice along the first `seeded` axes has a seed of its own, and its elements are counted."""
+    """bool of `shape`; seeded: as in `counted`."""
+    return keeps(*counted(key, shape, seeded), threshold_of(rate))
+
+
+def uniform(key: jax.Array, shape: tuple[int, ...], seeded: int = 1) -> jax.Array:
+    """float32 of `shape` between 0 and 1, never either; seeded: as in `counted`."""
+    seed, counter = counted(key, shape, seeded)
+    return (finalize(counter * STRIDE + seed) >> 9).astype(jnp.float32) * np.float32(2**-23) + np.float32(2**-24)
+
+
+def counted(key: jax.Array, shape: tuple[int, ...], seeded: int) -> tuple[Bits, Bits]:
+    """(seed, counter), both of `shape`: each slice along the first `seeded` axes has a seed of its own, and its elements are counted."""
     first, second = words(key)
     seed = first
     for axis in range(seeded):
@@ -52,7 +63,7 @@ def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float, seeded: int =
     for axis in reversed(range(seeded, len(shape))):
         counter += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(size)
         size *= shape[axis]
-    return keeps(seed, counter, threshold_of(rate))
+    return seed, counter
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None, seeded: int = 1) -> jax.Array:

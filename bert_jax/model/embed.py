@@ -25,11 +25,16 @@ class SinusoidalPositions(nnx.Module):
 
 
 class InputEmbedding(nnx.Module):
+    """`look_up` sums and normalises, a call also drops out and projects. Where the spec says that tables and norm are `shared`, there is no look_up here."""
+
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
         tables, std = spec.embedding, spec.initializer_range
         size = tables.size or spec.hidden_size
         self.rate = spec.dropout
         self.max_positions = tables.max_positions
+        self.project = Project("ble,ed->bld", {"narrow": size, "embed": spec.hidden_size}, 1, std=std, rngs=rngs) if tables.size else None
+        if tables.shared:
+            return
         self.tokens = Embedding(tables.padded_vocab_size, size, "vocab", std=std, used_rows=tables.vocab_size, rngs=rngs)
         self.position_offset = tables.position_offset
         self.uses_token_types = tables.type_vocab_size > 1
@@ -41,12 +46,22 @@ class InputEmbedding(nnx.Module):
             self.positions = None
         self.token_types = Embedding(tables.type_vocab_size, size, "token_types", std=std, rngs=rngs) if tables.type_vocab_size else None
         self.norm = Norm(size, spec.norm) if tables.norm else None
-        self.project = Project("ble,ed->bld", {"narrow": size, "embed": spec.hidden_size}, 1, std=std, rngs=rngs) if tables.size else None
 
     def __call__(
-        self, input_ids: jax.Array, token_type_ids: jax.Array, position_ids: jax.Array | None, key: jax.Array | None, dtype: jnp.dtype
+        self,
+        input_ids: jax.Array,
+        token_type_ids: jax.Array,
+        position_ids: jax.Array | None,
+        key: jax.Array | None,
+        dtype: jnp.dtype,
+        tables: "InputEmbedding | None" = None,
     ) -> jax.Array:
-        """ids [b, l] -> [b, l, d] in `dtype`. position_ids count from 0, wherever the table's rows begin; None means 0..l-1."""
+        """ids [b, l] -> [b, l, d] in `dtype`. tables: whose are looked up, if they are shared."""
+        x = dropout((self if tables is None else tables).look_up(input_ids, token_type_ids, position_ids, dtype), self.rate, key)
+        return x if self.project is None else self.project(x)
+
+    def look_up(self, input_ids: jax.Array, token_type_ids: jax.Array, position_ids: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
+        """ids [b, l] -> [b, l, e] in `dtype`. position_ids count from 0, wherever the table's rows begin; None means 0..l-1."""
         length = input_ids.shape[1]
         if length > self.max_positions:
             raise ValueError(f"length {length} is over the model's max_positions {self.max_positions}")
@@ -57,5 +72,4 @@ class InputEmbedding(nnx.Module):
             x = x + self.positions(position_ids + self.position_offset, dtype)
         if self.token_types is not None:
             x = x + self.token_types(token_type_ids if self.uses_token_types else jnp.zeros((1, 1), jnp.int32), dtype)
-        x = dropout(x if self.norm is None else self.norm(x), self.rate, key)
-        return x if self.project is None else self.project(x)
+        return x if self.norm is None else self.norm(x)

@@ -4,15 +4,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.model.attention import ATTENDED
 from bert_jax.model.block import ACTIVATIONS_AXES, Block
 from bert_jax.model.embed import InputEmbedding
 from bert_jax.model.layers import Norm, scan_layers, stack_layers
 from bert_jax.model.spec import Compute, EncoderSpec
 from bert_jax.sharding import constrain
 
+POLICIES = jax.checkpoint_policies
+PROJECTIONS = POLICIES.dots_with_no_batch_dims_saveable
 REMAT_WRAPPERS = {
     "none": lambda step: step,
-    "dots": lambda step: jax.checkpoint(step, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    "elementwise": lambda step: jax.checkpoint(step, policy=POLICIES.save_from_both_policies(PROJECTIONS, POLICIES.save_only_these_names(ATTENDED))),
+    "dots": lambda step: jax.checkpoint(step, policy=PROJECTIONS),
     "full": jax.checkpoint,
 }
 
@@ -36,21 +40,25 @@ class Encoder(nnx.Module):
             self.first = nnx.Dict({str(index): Block(spec, attention_norm=spec.first_norm or index > 0, rngs=rngs) for index in range(first)})
         self.repeats = (spec.num_layers - first) // kinds
         make = Block if kinds == 1 else Period
-        self.layers = stack_layers(lambda rngs: make(spec, rngs=rngs), spec.layer_groups or self.repeats, rngs=rngs)
+        if self.repeats:
+            self.layers = stack_layers(lambda rngs: make(spec, rngs=rngs), spec.layer_groups or self.repeats, rngs=rngs)
         if spec.pre_norm:
             self.final_norm = Norm(spec.hidden_size, spec.norm)
 
-    def __call__(self, batch: dict[str, jax.Array], *, key: jax.Array | None = None, compute: Compute = Compute()) -> jax.Array:
-        """The encoder's output [b, l, d]. Reads input_ids, token_type_ids, segment_ids and, if there, position_ids. key=None: no dropout."""
-        return self._run(batch, key, compute, collect=False)[0]
+    def __call__(
+        self, batch: dict[str, jax.Array], *, key: jax.Array | None = None, compute: Compute = Compute(), tables: InputEmbedding | None = None
+    ) -> jax.Array:
+        """The encoder's output [b, l, d]. Reads input_ids, token_type_ids, segment_ids and, if there, position_ids. key=None: no dropout. tables: of an
+        encoder that has none of its own."""
+        return self._run(batch, key, compute, tables, collect=False)[0]
 
     def hidden_states(self, batch: dict[str, jax.Array], *, compute: Compute = Compute()) -> jax.Array:
         """The embeddings' output and every layer's, [num_layers + 1, b, l, d], without dropout. The last is the encoder's output: of a pre-norm
         encoder, normalised."""
-        last, states = self._run(batch, None, compute, collect=True)
+        last, states = self._run(batch, None, compute, None, collect=True)
         return jnp.concatenate([states[:-1], last[None]])
 
-    def _run(self, batch, key, compute, collect):
+    def _run(self, batch, key, compute, tables, collect):
         spec, segment_ids = self.spec, batch["segment_ids"]
         first, kinds = spec.first_layers, spec.kinds
         embed_key, first_keys, layer_keys = None, [None] * first, None
@@ -60,7 +68,7 @@ class Encoder(nnx.Module):
             first_keys, layer_keys = block_keys[:first], block_keys[first:].reshape(self.repeats, len(kinds), Block.KEYS)
         wrap = REMAT_WRAPPERS[compute.remat]
 
-        x = self.embed(batch["input_ids"], batch["token_type_ids"], batch.get("position_ids"), embed_key, jnp.dtype(compute.dtype))
+        x = self.embed(batch["input_ids"], batch["token_type_ids"], batch.get("position_ids"), embed_key, jnp.dtype(compute.dtype), tables)
         x = constrain(x, ACTIVATIONS_AXES)
         states = [x]
         for index in range(first):
@@ -76,9 +84,11 @@ class Encoder(nnx.Module):
                 passed.append(x)
             return x, jnp.stack(passed) if collect else None
 
-        uses = 1 if spec.layer_groups is None else spec.num_layers // spec.layer_groups
-        x, passed = scan_layers(self.layers, body, x, layer_keys, uses=uses, wrap=wrap, unroll=compute.unroll)
-        if collect:
-            passed = passed.reshape(-1, *x.shape)
-            states = jnp.concatenate([jnp.stack(states), passed])
-        return (self.final_norm(x) if spec.pre_norm else x), states if collect else None
+        if self.repeats:
+            uses = 1 if spec.layer_groups is None else spec.num_layers // spec.layer_groups
+            x, passed = scan_layers(self.layers, body, x, layer_keys, uses=uses, wrap=wrap, unroll=compute.unroll)
+            states += [passed.reshape(-1, *x.shape)] if collect else []
+        if not collect:
+            return (self.final_norm(x) if spec.pre_norm else x), None
+        states = jnp.concatenate([state.reshape(-1, *x.shape) for state in states])
+        return (self.final_norm(x) if spec.pre_norm else x), states

@@ -1,13 +1,17 @@
-"""Pretraining heads on an encoder: masked language modelling with a tied decoder, pooler and next-sentence prediction."""
+"""Pretraining heads on an encoder: masked language modelling with a tied decoder, pooler and next-sentence prediction, and the detection of replaced tokens.
+
+`build` makes the model of a spec.
+"""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.model.attention import MASKED
+from bert_jax.model.embed import InputEmbedding
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.layers import ACTIVATION_FUNCTIONS, Norm, Project
-from bert_jax.model.spec import Compute, ModelSpec
+from bert_jax.model.spec import AnySpec, Compute, DetectionSpec, ModelSpec
 
 
 class MlmHead(nnx.Module):
@@ -46,17 +50,69 @@ class PretrainingModel(nnx.Module):
             self.pooler = Project("bd,de->be", {"embed": hidden, "hidden": hidden}, 1, std=std, rngs=rngs)
             self.nsp_head = Project("bd,de->be", {"embed": hidden, "classes": 2}, 1, std=std, rngs=rngs)
 
-    def mlm_logits(self, hidden: jax.Array, positions: jax.Array) -> jax.Array:
+    def mlm_logits(self, hidden: jax.Array, positions: jax.Array, tables: InputEmbedding | None = None) -> jax.Array:
         """hidden [b, l, d], positions [b, p] -> float32 logits [b, p, padded vocabulary]. Only the given positions are projected."""
         chosen = jnp.take_along_axis(hidden, positions[:, :, None], axis=1)
-        return self.mlm_head(chosen, self.encoder.embed.tokens.embedding[...])
+        return self.mlm_head(chosen, (self.encoder.embed if tables is None else tables).tokens.embedding[...])
 
     def nsp_logits(self, hidden: jax.Array) -> jax.Array:
         """hidden [b, l, d] -> float32 logits [b, 2]; 0 is "B follows A", 1 is "B is random"."""
         return self.nsp_head(jnp.tanh(self.pooler(hidden[:, 0]))).astype(jnp.float32)
 
-    def __call__(self, batch: dict[str, jax.Array], *, key: jax.Array | None = None, compute: Compute = Compute()) -> dict[str, jax.Array]:
-        """{"mlm": float32 [b, p, v], "nsp": float32 [b, 2] if the model has it}; reads the batch contract's input fields and mlm_positions."""
-        hidden = self.encoder(batch, key=key, compute=compute)
-        logits = {"mlm": self.mlm_logits(hidden, batch["mlm_positions"])}
+    def every_logit(self, hidden: jax.Array) -> dict[str, jax.Array]:
+        """What the heads say of hidden states [b, l, d]: "MLM logits" [b, l, padded vocabulary] and, if there is a pair head, "NSP logits" [b, 2]; float32."""
+        logits = {"MLM logits": self.mlm_logits(hidden, jnp.broadcast_to(jnp.arange(hidden.shape[1]), hidden.shape[:2]))}
+        return logits | {"NSP logits": self.nsp_logits(hidden)} if self.nsp else logits
+
+    def __call__(
+        self, batch: dict[str, jax.Array], *, key: jax.Array | None = None, compute: Compute = Compute(), tables: InputEmbedding | None = None
+    ) -> dict[str, jax.Array]:
+        """{"mlm": float32 [b, p, v], "nsp": float32 [b, 2] if the model has it}; reads the batch contract's input fields and mlm_positions. tables: of an
+        encoder that has none of its own."""
+        hidden = self.encoder(batch, key=key, compute=compute, tables=tables)
+        logits = {"mlm": self.mlm_logits(hidden, batch["mlm_positions"], tables)}
         return logits | {"nsp": self.nsp_logits(hidden)} if self.nsp else logits
+
+
+class DetectionHead(nnx.Module):
+    """Dense layer, activation, and one score for each token (Clark et al. 2020, section 2; google-research/electra)."""
+
+    def __init__(self, spec: DetectionSpec, *, rngs: nnx.Rngs):
+        hidden, std = spec.encoder.hidden_size, spec.encoder.initializer_range
+        self.activation = spec.activation
+        self.transform = Project("bld,de->ble", {"embed": hidden, "hidden": hidden}, 1, std=std, rngs=rngs)
+        self.score = Project("bld,de->ble", {"embed": hidden, "classes": 1}, 1, std=std, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [b, l, d] -> float32 [b, l]."""
+        return self.score(ACTIVATION_FUNCTIONS[self.activation](self.transform(x)))[..., 0].astype(jnp.float32)
+
+
+class DetectionModel(nnx.Module):
+    """The encoder with its head, and the generator, which reads the encoder's tables: one set of parameters, trained together."""
+
+    def __init__(self, spec: DetectionSpec, *, rngs: nnx.Rngs):
+        self.encoder = Encoder(spec.encoder, rngs=rngs)
+        self.detection_head = DetectionHead(spec, rngs=rngs)
+        self.generator = None if spec.generator is None else PretrainingModel(spec.generator, rngs=rngs)
+
+    def every_logit(self, hidden: jax.Array) -> dict[str, jax.Array]:
+        """What the head says of the encoder's hidden states [b, l, d]: "detection logits", float32 [b, l]."""
+        return {"detection logits": self.detection_head(hidden)}
+
+    def detection_logits(self, batch: dict[str, jax.Array], *, key: jax.Array | None = None, compute: Compute = Compute()) -> jax.Array:
+        """float32 [b, l], above 0 where a token seems replaced."""
+        return self.detection_head(self.encoder(batch, key=key, compute=compute))
+
+    def __call__(self, batch: dict[str, jax.Array], *, key: jax.Array | None = None, compute: Compute = Compute()) -> dict[str, jax.Array]:
+        """{"mlm": float32 [b, p, v]}, the generator's; as a PretrainingModel gives them."""
+        if self.generator is None:
+            raise ValueError("this model has no generator, which its pretraining and its predictions for masks need; it is an encoder to be fine-tuned")
+        return self.generator(batch, key=key, compute=compute, tables=self.encoder.embed)
+
+
+MODELS = {ModelSpec: PretrainingModel, DetectionSpec: DetectionModel}
+
+
+def build(spec: AnySpec, *, rngs: nnx.Rngs) -> PretrainingModel | DetectionModel:
+    return MODELS[type(spec)](spec, rngs=rngs)

@@ -7,6 +7,7 @@ Einsum letters, the same everywhere: b batch, l length (q and k: query and key p
 f intermediate size, g the two halves of a gated MLP, e the width of factorised embeddings, p prediction slots, v vocabulary.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -29,18 +30,25 @@ def truncated_normal(key: jax.Array, shape: tuple[int, ...], std: float) -> jax.
 
 
 class Project(nnx.Module):
-    """A linear map over named axes, by einsum: `equation` is "input,kernel->output"; the bias, if any, has the kernel's output axes."""
+    """A linear map over named axes, by einsum: `equation` is "input,kernel->output"; the bias, if any, has the kernel's output axes.
+
+    Where the equation has one letter for several input or output axes of the kernel, these are merged for the computation."""
 
     def __init__(self, equation: str, axes: dict[str, int], num_inputs: int, *, std: float, bias: bool = True, rngs: nnx.Rngs):
         """axes: logical name -> size, in the kernel's order, the `num_inputs` contracted ones first."""
         names, shape = tuple(axes), tuple(axes.values())
         self.equation = equation
+        merged = len(equation.split("->")[0].split(",")[1]) < len(shape)
+        self.matrix = (math.prod(shape[:num_inputs]), math.prod(shape[num_inputs:])) if merged else shape
         self.kernel = nnx.Param(truncated_normal(rngs.params(), shape, std), axes=names)
         self.bias = nnx.Param(jnp.zeros(shape[num_inputs:], jnp.float32), axes=names[num_inputs:]) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype))
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        y = jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype).reshape(self.matrix))
+        if self.bias is None:
+            return y
+        bias = self.bias[...].astype(x.dtype)
+        return y + (bias.reshape(-1) if bias.ndim > 1 and len(self.matrix) == 2 else bias)
 
 
 class Norm(nnx.Module):

@@ -1,13 +1,13 @@
 """What a model is, as frozen dataclasses that are validated where they are made.
 
-A spec holds numbers and names only; `families.py` makes specs from published sizes, `encoder.py` and `heads.py` build modules from them.
+A spec holds numbers and names only; `families` makes specs from published sizes, `encoder.py` and `heads.py` build modules from them.
 """
 
 import dataclasses
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")  # gelu is the exact erf form, gelu_tanh the approximation (Hugging Face: gelu_new)
 VOCAB_MULTIPLE = 128  # rows of the embedding table are padded to this, for tiling and sharding; padding never enters the softmax
-REMAT = ("none", "dots", "full")
+REMAT = ("none", "elementwise", "dots", "full")
 ATTENTION = ("xla", "pallas")
 
 
@@ -38,7 +38,7 @@ class EmbeddingSpec:
     that the first token of an input has; RoBERTa's rows begin at the id of the padding token plus one. positions: "learned", "sinusoidal" (a
     fixed table times one learned number; Hua et al. 2022, arXiv 2202.10447) or "none", where attention itself tells positions apart.
     size: width of the tables if it is not the hidden size, to which a projection then leads (Lan et al. 2019, section 3.1). norm: whether the
-    sum is normalised.
+    sum is normalised. shared: tables and norm are another encoder's, which is given when this one is run; only the projection is its own.
     """
 
     vocab_size: int
@@ -48,6 +48,7 @@ class EmbeddingSpec:
     positions: str = "learned"
     size: int | None = None
     norm: bool = True
+    shared: bool = False
 
     def __post_init__(self):
         _positive(self, "vocab_size", "max_positions")
@@ -217,13 +218,73 @@ class ModelSpec:
     mlm_head: MlmHeadSpec
     nsp: bool
 
+    @property
+    def encoders(self) -> tuple[EncoderSpec, ...]:
+        """All that a training step runs."""
+        return (self.encoder,)
+
+    @property
+    def prediction_weights(self) -> int:
+        """Entries of the head's matrices that are applied to each predicted token."""
+        embedding = self.encoder.embedding
+        return (embedding.size or self.encoder.hidden_size) * ((self.encoder.hidden_size if self.mlm_head.transform else 0) + embedding.vocab_size)
+
+    @property
+    def token_weights(self) -> int:
+        """Entries of the head's matrices that are applied to every token."""
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionSpec:
+    """An encoder that tells for each token whether it was replaced (Clark et al. 2020, section 2), and the generator that replaces tokens.
+
+    activation: of the detection head. generator: its encoder shares the tables of `encoder`; None: an encoder that is no longer trained so. loss_weight:
+    of the detection loss, beside the generator's own.
+    """
+
+    encoder: EncoderSpec
+    activation: str
+    generator: ModelSpec | None
+    loss_weight: float
+
+    def __post_init__(self):
+        _one_of(self, "activation", ACTIVATIONS)
+        if self.loss_weight <= 0:
+            raise ValueError(f"DetectionSpec.loss_weight is {self.loss_weight!r}; it must be above 0 (ELECTRA: 50)")
+        if self.generator is None:
+            return
+        ours, theirs = self.encoder.embedding, self.generator.encoder.embedding
+        widths = [tables.size or encoder.hidden_size for tables, encoder in ((ours, self.encoder), (theirs, self.generator.encoder))]
+        if not theirs.shared or dataclasses.replace(theirs, shared=False, size=None) != dataclasses.replace(ours, size=None) or widths[0] != widths[1]:
+            raise ValueError(f"DetectionSpec.generator has the embeddings {theirs}, which cannot be those of {ours}")
+
+    @property
+    def nsp(self) -> bool:
+        return False
+
+    @property
+    def encoders(self) -> tuple[EncoderSpec, ...]:
+        return (self.encoder,) if self.generator is None else (self.encoder, self.generator.encoder)
+
+    @property
+    def prediction_weights(self) -> int:
+        return 0 if self.generator is None else self.generator.prediction_weights
+
+    @property
+    def token_weights(self) -> int:
+        return self.encoder.hidden_size * (self.encoder.hidden_size + 1)
+
+
+AnySpec = ModelSpec | DetectionSpec
+
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
     """How a model is run; changes speed, memory and rounding, never what is computed.
 
     dtype: of activations and matmuls (parameters, softmax, norm statistics and loss stay float32). remat: what the backward pass
-    recomputes: nothing, all but the matmuls, or everything. unroll: layers per iteration of the scan. attention: "xla", plain operations, or
+    recomputes: nothing, what is elementwise (norms, activations, dropout), all but the projections (so attention too), or everything. unroll: layers per iteration of the scan. attention: "xla", plain operations, or
     "pallas", the TPU kernel where it takes the shapes (`kernels.fits`).
     """
 

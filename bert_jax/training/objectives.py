@@ -5,12 +5,15 @@ its loss sums divided by them.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from bert_jax.model.heads import PretrainingModel
-from bert_jax.model.spec import Compute
+from bert_jax.model.dropout import uniform
+from bert_jax.model.heads import DetectionModel, PretrainingModel
+from bert_jax.model.spec import AnySpec, Compute, DetectionSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,7 @@ class MaskedLm:
 
     pairs: str | None
     mask_id: int | None = None
+    scales: ClassVar[dict[str, float]] = {}  # of the mean losses in their sum, where they are not 1
 
     def __post_init__(self):
         if self.pairs not in (None, "nsp", "sop"):
@@ -38,7 +42,9 @@ class MaskedLm:
         self, model: PretrainingModel, batch: dict[str, jax.Array], *, key: jax.Array | None, compute: Compute
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """(loss sums, counts of right predictions), float32 scalars under names of `weights`."""
-        logits = model(batch, key=key, compute=compute)
+        return self.sums_of(model(batch, key=key, compute=compute), batch)
+
+    def sums_of(self, logits: dict[str, jax.Array], batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         losses, right = {}, {}
         weights, targets = batch["mlm_weights"], batch["mlm_targets"]
         losses["mlm"] = (cross_entropy(logits["mlm"], targets) * weights).sum()
@@ -61,18 +67,93 @@ class MaskedLm:
         return {name: kind * batch["mlm_weights"] for name, kind in kinds.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class ReplacedTokenDetection:
+    """A generator predicts masked tokens, and the encoder finds those of its samples that differ from the text (Clark et al. 2020, arXiv 2003.10555,
+    section 2). loss_weight: of the detection loss, a mean over all real tokens.
+
+    A sample is the largest of logits plus Gumbel noise; no gradient flows through it. A sample that is the original counts as original. `sums` gives
+    beside the counts the pairs `detection_recall`, of replaced tokens, and `detection_precision`, of tokens that seem replaced.
+    """
+
+    loss_weight: float
+    mask_id: int | None = None
+
+    @property
+    def pairs(self) -> None:
+        return None
+
+    @property
+    def scales(self) -> dict[str, float]:
+        return {"detection": self.loss_weight}
+
+    def weights(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return self._generator.weights(batch) | {"detection": (batch["segment_ids"] > 0).sum().astype(jnp.float32)}
+
+    def sums(
+        self, model: DetectionModel, batch: dict[str, jax.Array], *, key: jax.Array | None, compute: Compute
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array | tuple[jax.Array, jax.Array]]]:
+        """As MaskedLm's. key=None: no dropout, and the same noise for every batch."""
+        generator_key, sample_key, encoder_key = (None, jax.random.key(0), None) if key is None else jax.random.split(key, 3)
+        logits = model(batch, key=generator_key, compute=compute)
+        losses, right = self._generator.sums_of(logits, batch)
+        sampled = sample(logits["mlm"], sample_key)
+        seen, replaced = put_in(batch, sampled)
+        scores = model.detection_logits(seen, key=encoder_key, compute=compute)
+        real, flagged = batch["segment_ids"] > 0, scores > 0
+        count = lambda marked: (marked & real).sum().astype(jnp.float32)  # noqa: E731
+        losses["detection"] = (optax.sigmoid_binary_cross_entropy(scores, replaced) * real).sum()
+        right["detection"] = count(flagged == replaced)
+        found = count(flagged & replaced)
+        return losses, right | {"detection_recall": (found, count(replaced)), "detection_precision": (found, count(flagged))}
+
+    @property
+    def _generator(self) -> MaskedLm:
+        return MaskedLm(None, self.mask_id)
+
+
+def sample(logits: jax.Array, key: jax.Array) -> jax.Array:
+    """float32 logits [..., v] -> int32 [...], drawn from their softmax (Gumbel 1954); without gradient.
+
+    The noise is a function of key and place, as dropout's masks are: it is never stored, and the same however the batch lies on devices."""
+    noise = -jnp.log(-jnp.log(uniform(key, logits.shape, seeded=logits.ndim - 1)))
+    return (jax.lax.stop_gradient(logits) + noise).argmax(-1).astype(jnp.int32)
+
+
+def put_in(batch: dict[str, jax.Array], tokens: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+    """(the batch with `tokens` [b, p] at its prediction slots, bool [b, l]: where they differ from the original)."""
+    ids = batch["input_ids"]
+    places = jnp.where(batch["mlm_weights"] > 0, batch["mlm_positions"], ids.shape[1])  # unused slots: beyond the end, and dropped
+    put = jax.vmap(lambda row, at, values: row.at[at].set(values, mode="drop"))
+    return batch | {"input_ids": put(ids, places, tokens)}, put(jnp.zeros(ids.shape, bool), places, tokens != batch["mlm_targets"])
+
+
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """float32 logits [..., v], integer targets [...] -> float32 [...], in nats."""
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
-def total_loss(losses: dict[str, jax.Array], weights: dict[str, jax.Array]) -> jax.Array:
-    """The sum of the mean losses; a loss without terms counts as 0."""
-    return sum(losses[name] / jnp.maximum(weights[name], 1.0) for name in losses)
+Objective = MaskedLm | ReplacedTokenDetection
+
+
+def objective_of(spec: AnySpec, pairs: str | None, mask_id: int | None) -> Objective:
+    """What a model of this spec is trained for. ValueError if it lacks what that takes."""
+    if isinstance(spec, DetectionSpec):
+        if spec.generator is None:
+            raise ValueError("a model of this family has no generator to train it with: pretrain the family electra, or fine-tune this one")
+        return ReplacedTokenDetection(spec.loss_weight, mask_id)
+    return MaskedLm(pairs, mask_id)
+
+
+def total_loss(losses: dict[str, jax.Array], weights: dict[str, jax.Array], scales: dict[str, float]) -> jax.Array:
+    """The sum of the mean losses, each times its scale; a loss without terms counts as 0."""
+    return sum(scales.get(name, 1.0) * losses[name] / jnp.maximum(weights[name], 1.0) for name in losses)
 
 
 def ratios(losses: dict, right: dict, weights: dict) -> dict[str, tuple]:
     """Metrics as (numerator, denominator) pairs, to be added up over batches and divided once."""
     metrics = {f"{name}_loss": (losses[name], weights[name]) for name in losses}
-    return metrics | {f"{name}_accuracy": (right[name], weights[name]) for name in right}
+    for name, count in right.items():
+        metrics |= {name: count} if isinstance(count, tuple) else {f"{name}_accuracy": (count, weights[name])}
+    return metrics

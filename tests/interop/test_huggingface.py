@@ -263,7 +263,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(exported, tmp_path, change,
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("model_type", "electra"),
+        ("model_type", "xlnet"),
         ("position_embedding_type", "relative_key"),
         ("is_decoder", True),
         ("embedding_size", 16),

@@ -19,12 +19,14 @@ from data_pipeline.tokenization import tokenizers
 
 KEY = jax.random.key(11)
 # name -> (family, position_offset, layers): the offset follows the padding token's id, which is 0 in a SentencePiece model that we train.
-KINDS = {"byte_bpe": ("roberta", 2, 2), "xlm_r_layout": ("xlm_roberta", 2, 1), "sentencepiece_unigram": ("xlm_roberta", 1, 1)}
-MODEL_CLASSES = {"roberta": transformers.RobertaForMaskedLM, "xlm_roberta": transformers.XLMRobertaForMaskedLM}
+KINDS = {"byte_bpe": ("roberta", 2, 2), "xlm_r_layout": ("xlm_roberta", 2, 1), "sentencepiece_unigram": ("xlm_roberta", 1, 1), "xlm_r_xl_layout": ("xlm_roberta_xl", 2, 1)}
+MODEL_CLASSES = {
+    "roberta": transformers.RobertaForMaskedLM, "xlm_roberta": transformers.XLMRobertaForMaskedLM, "xlm_roberta_xl": transformers.XLMRobertaXLForMaskedLM,
+}  # fmt: skip
 
 
 def train_tokenizer(kind, prose, directory):
-    if kind != "xlm_r_layout":
+    if kind not in ("xlm_r_layout", "xlm_r_xl_layout"):
         return tokenizers.train([prose], directory, kind=kind, vocab_size=400)[0]
     model = io.BytesIO()  # as fairseq's: <unk>, <s>, </s> and then pieces
     lines = iter(prose.split("\n"))

@@ -78,11 +78,11 @@ def test_a_release_computes_what_transformers_computes(released):
     encoded = {"input_ids": ids, "token_type_ids": ones * (np.arange(20) > 11), "attention_mask": ones}
     with torch.no_grad():
         theirs = model(**{name: torch.from_numpy(array) for name, array in encoded.items()}, output_hidden_states=True)
-    states, mlm, nsp = verify.our_outputs(params, verify.build_spec(section), encoded)
+    states, heads = verify.our_outputs(params, verify.build_spec(section), encoded)
     for ours, reference in zip(states, theirs.hidden_states, strict=True):
         np.testing.assert_allclose(ours, reference, atol=1e-4)
-    np.testing.assert_allclose(mlm, theirs.prediction_logits, atol=1e-4)
-    np.testing.assert_allclose(nsp, theirs.seq_relationship_logits, atol=1e-4)
+    np.testing.assert_allclose(heads["MLM logits"], theirs.prediction_logits, atol=1e-4)
+    np.testing.assert_allclose(heads["NSP logits"], theirs.seq_relationship_logits, atol=1e-4)
 
 
 def test_encoder_only_release_gets_heads_from_the_key(released, tmp_path):

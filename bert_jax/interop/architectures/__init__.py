@@ -4,7 +4,9 @@ One file for each sort of model. `ARCHITECTURES` has them by our family's name; 
 trained but not exported.
 """
 
-from bert_jax.interop.architectures import bert, modernbert
+import math
+
+from bert_jax.interop.architectures import albert, bert, distilbert, electra, modernbert
 from bert_jax.interop.architectures.architecture import Architecture
 from bert_jax.model.families import build_spec
 
@@ -12,8 +14,21 @@ ARCHITECTURES: dict[str, Architecture] = {
     "bert": bert.BERT,
     "roberta": bert.ROBERTA,
     "xlm_roberta": bert.XLM_ROBERTA,
+    "xlm_roberta_xl": bert.XLM_ROBERTA_XL,
+    "albert": albert.ALBERT,
+    "distilbert": distilbert.DISTILBERT,
+    "electra_discriminator": electra.ELECTRA_DISCRIMINATOR,
+    "electra_generator": electra.ELECTRA_GENERATOR,
     "modernbert": modernbert.MODERNBERT,
 }
+# Families that transformers has as several models: (section, params) -> name of a part -> its section and params; and back, from a function that loads a part.
+PARTS = {"electra": electra.parts}
+WHOLE = {(electra.DISCRIMINATOR, electra.GENERATOR): electra.whole}  # by the names of the parts
+
+
+def parts_of(section: dict, params: dict) -> dict[str, tuple[dict, dict]]:
+    """What a model is exported as: subdirectory -> (section, params). Most are one, in the directory itself."""
+    return PARTS[section["family"]](section, params) if section["family"] in PARTS else {"": (section, params)}
 
 
 def architecture_of(section: dict) -> Architecture:
@@ -35,7 +50,9 @@ def family_of(config: dict, *, source: str) -> str:
     if not families:
         known = ", ".join(architecture.model_type for architecture in ARCHITECTURES.values())
         raise ValueError(f"{source}: model_type is {model_type!r}; models of these types can be imported: {known}")
-    return families[0]
+    stated = config.get("architectures")
+    stated = stated if isinstance(stated, list) else []
+    return next((family for family in families if ARCHITECTURES[family].only_class in stated), families[0])
 
 
 def section_from_config(config: dict, *, nsp: bool, source: str) -> dict:
@@ -45,6 +62,9 @@ def section_from_config(config: dict, *, nsp: bool, source: str) -> dict:
     """
     family = family_of(config, source=source)
     section = {"family": family} | ARCHITECTURES[family].to_section(config, nsp, source)
+    for name, value in section.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{source} does not describe a model: {name} is {value}; it must be a finite number")
     try:
         build_spec(section)
     except (TypeError, ValueError) as error:
@@ -62,10 +82,3 @@ def config_from_section(section: dict, *, pad: int, cls: int, sep: int) -> dict:
         "tie_word_embeddings": True,
         "torch_dtype": "float32",
     }
-
-
-def model_class(section: dict) -> str:
-    """The class of transformers that has all weights of a model."""
-    return architecture_of(section).model_class(build_spec(section))
-
-

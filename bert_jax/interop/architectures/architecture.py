@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from bert_jax.interop.weights import Naming
-from bert_jax.model.spec import ModelSpec
+from bert_jax.model.spec import AnySpec, DetectionSpec
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 EXPORTED_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
+MOST_LAYERS, LARGEST_SIZE = 10_000, 2**31 - 1  # so that no config.json, whatever it says, makes a table of names that fills the memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +16,9 @@ class Architecture:
     """How transformers knows a family. title: for a reader. naming: of its weights.
 
     to_config: (spec, pad=, cls=, sep=) -> the fields of config.json. to_section: (config.json, nsp, source) -> the fields of the `model`
-    section but for `family`; ValueError names the field, its value and what fits.
+    section but for `family`; ValueError names the field, its value and what fits. only_class: of several families with one model_type, the
+    class that tells this one. pair_logits: the output of the sentence-pair head; pair_objective: what it is usually trained for.
+    optional_pooler: whether the model without heads makes a pooler unless told otherwise.
     """
 
     title: str
@@ -24,9 +27,19 @@ class Architecture:
     naming: Naming
     to_config: Callable[..., dict]
     to_section: Callable[[dict, bool, str], dict]
+    only_class: str | None = None
+    pair_logits: str = "seq_relationship_logits"
+    pair_objective: str = "next-sentence prediction"
+    optional_pooler: bool = True
 
-    def model_class(self, spec: ModelSpec) -> str:
-        return self.class_prefix + ("ForPreTraining" if spec.nsp else "ForMaskedLM")
+    def model_class(self, spec: AnySpec) -> str:
+        return self.class_prefix + ("ForMaskedLM" if self.logits(spec).keys() == {"MLM logits"} else "ForPreTraining")
+
+    def logits(self, spec: AnySpec) -> dict[str, str]:
+        """Our heads' logits (`every_logit`) -> the outputs of the class that hold them."""
+        if isinstance(spec, DetectionSpec):
+            return {"detection logits": "logits"}
+        return {"MLM logits": "prediction_logits", "NSP logits": self.pair_logits} if spec.nsp else {"MLM logits": "logits"}
 
 
 def check_values(config: dict, required: dict[str, tuple], source: str) -> None:
@@ -38,17 +51,20 @@ def check_values(config: dict, required: dict[str, tuple], source: str) -> None:
 
 
 def check_sizes(config: dict, fields: Iterable[str], source: str) -> None:
-    """ValueError unless each field is there and a positive integer."""
+    """ValueError unless each field is there and a positive integer that a model can have."""
     missing = [field for field in fields if field not in config]
     if missing:
         raise ValueError(f"{source} lacks {', '.join(missing)}; take the config that belongs to the checkpoint")
     for field in fields:
         if type(config[field]) is not int or config[field] < 1:
             raise ValueError(f"{source}: {field} is {config[field]!r}; it must be a positive integer")
+        most = MOST_LAYERS if "layers" in field else LARGEST_SIZE
+        if config[field] > most:
+            raise ValueError(f"{source}: {field} is {config[field]}; it can be {most} at most. Take the config that belongs to the checkpoint")
 
 
 def activation_of(config: dict, field: str, source: str) -> str:
     activation = config.get(field, "gelu")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(f"{source}: {field} is {activation!r}; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[activation]

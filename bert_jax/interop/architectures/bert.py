@@ -1,6 +1,7 @@
 """BERT, RoBERTa and XLM-R: the models of Devlin et al. 2018 (arXiv 1810.04805), sections 3 and 3.1, under transformers' names and under those of
 google-research/bert. Their configs, bert_config.json included, name their fields alike."""
 
+import dataclasses
 import functools
 
 from bert_jax.interop.architectures.architecture import EXPORTED_ACTIVATIONS, Architecture, activation_of, check_sizes, check_values
@@ -78,6 +79,22 @@ ROBERTA_NAMES = Naming(
 )
 
 
+def _pre_norm(name: str) -> str:
+    """RoBERTa's name of a layer's weight -> XLM-R XL's, whose norms stand elsewhere."""
+    return name.replace("attention.output.LayerNorm", "attention.self_attn_layer_norm").replace("output.LayerNorm", "LayerNorm")
+
+
+XLM_ROBERTA_XL_NAMES = dataclasses.replace(
+    ROBERTA_NAMES,
+    rows=(
+        *ROBERTA_NAMES.rows,
+        ("encoder.final_norm.scale", "roberta.encoder.LayerNorm.weight", "flat"),
+        ("encoder.final_norm.bias", "roberta.encoder.LayerNorm.bias", "flat"),
+    ),
+    layer_rows=tuple((ours, _pre_norm(theirs), kind) for ours, theirs, kind in LAYER_ROWS),
+)
+
+
 def _original(rows: tuple) -> tuple:
     """Rows with transformers' names -> with those of google-research/bert."""
     changes = ((".weight", ".kernel"), ("LayerNorm.kernel", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"), ("embeddings.kernel", "embeddings"),
@@ -131,7 +148,7 @@ def to_section(config: dict, nsp: bool, source: str, *, family: str) -> dict:
     if config.get("embedding_size", config["hidden_size"]) != config["hidden_size"]:
         raise ValueError(
             f"{source}: embedding_size {config['embedding_size']!r} differs from hidden_size {config['hidden_size']!r}; "
-            "factorised embeddings (ALBERT, ELECTRA) are not a BERT encoder and cannot be imported"
+            "factorised embeddings are not a BERT encoder's (ALBERT's and ELECTRA's model_type are others)"
         )
     section = {ours: config[field] for ours, field in SIZES.items()} | {"activation": activation_of(config, "hidden_act", source), "nsp": nsp}
     section |= {ours: config.get(field, default) for ours, (field, default) in DEFAULTED.items()}
@@ -195,3 +212,4 @@ def _architecture(title: str, family: str, model_type: str, class_prefix: str, n
 BERT = _architecture("BERT", "bert", "bert", "Bert", BERT_NAMES, names_ends=False)
 ROBERTA = _architecture("RoBERTa", "roberta", "roberta", "Roberta", ROBERTA_NAMES, names_ends=True)
 XLM_ROBERTA = _architecture("XLM-RoBERTa", "xlm_roberta", "xlm-roberta", "XLMRoberta", ROBERTA_NAMES, names_ends=True)
+XLM_ROBERTA_XL = _architecture("XLM-RoBERTa-XL", "xlm_roberta_xl", "xlm-roberta-xl", "XLMRobertaXL", XLM_ROBERTA_XL_NAMES, names_ends=True)

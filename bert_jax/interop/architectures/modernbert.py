@@ -125,4 +125,4 @@ def to_config(spec: ModelSpec, *, pad: int, cls: int, sep: int) -> dict:
     }
 
 
-MODERNBERT = Architecture("ModernBERT", "modernbert", "ModernBert", NAMES, to_config, to_section)
+MODERNBERT = Architecture("ModernBERT", "modernbert", "ModernBert", NAMES, to_config, to_section, optional_pooler=False)
