@@ -1,9 +1,10 @@
 """What the processes of a run tell each other. With one process each of these does the obvious and nothing else.
 
-All are collective: every process calls them, in the same order, or the others wait. Values pass over the devices, so these are for starts, ends, saves
-and log lines, not for every step.
+All are collective, unless they say otherwise: every process calls them, in the same order, or the others wait. Values pass over the devices, so these are for
+starts, ends, saves and log lines, not for every step.
 """
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -56,6 +57,26 @@ def gather(counts: np.ndarray) -> np.ndarray:
 def any_process(flag: bool) -> bool:
     """Whether `flag` is true in at least one process."""
     return bool(gather(np.array([flag])).any())
+
+
+def tell(name: str, text: str) -> None:
+    """For any thread, without the others: keeps a text that they can read, of the first that tells one under this name."""
+    with contextlib.suppress(Exception):  # the service may be gone: whoever tells is on the way out
+        _service().key_value_set(name, text)
+
+
+def told(name: str) -> str | None:
+    """What some process told under this name, or None. For any thread, without the others."""
+    try:
+        return _service().key_value_try_get(name)
+    except Exception:  # nothing is there, or no service; what that means others find out
+        return None
+
+
+def _service():
+    from jax._src.distributed import global_state  # JAX has no public name for its key-value store
+
+    return global_state.client
 
 
 def meet(name: str) -> None:

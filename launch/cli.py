@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 RAW = argparse.RawDescriptionHelpFormatter
@@ -27,7 +28,14 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, ImportError, RuntimeError) as error:
         if os.environ.get("BERT_JAX_TRACEBACK"):
             raise
-        return failed(arguments.command, error, 1)
+        return failed(arguments.command, error, getattr(error, "exit_status", 1))
+    except Exception as error:  # which says nothing to a user, but of several processes none may wait for the others
+        from launch import distributed
+
+        if distributed.number() is None:
+            raise
+        traceback.print_exc()
+        return distributed.leave_after_error(getattr(error, "exit_status", 1))
     except KeyboardInterrupt:
         return failed(arguments.command, "interrupted", 130)
 
@@ -52,8 +60,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def failed(command: str, error: Exception | str, status: int) -> int:
     """Says what went wrong, and returns the status; one of several processes leaves with it."""
     from launch import distributed
+    from launch.redaction import for_terminal
 
-    print(f"{distributed.speaker()}bert-jax {command}: {error}", file=sys.stderr)
+    print(f"{distributed.speaker()}bert-jax {command}: {for_terminal(str(error))}", file=sys.stderr)
     return distributed.leave_after_error(status)
 
 
@@ -72,7 +81,9 @@ def quiet_libraries() -> None:
     """Our own log on stderr; TensorFlow's, absl's and Orbax's chatter only from warnings up."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    from launch.redaction import ShownLog
+
+    logging.basicConfig(level=logging.WARNING, handlers=[ShownLog(sys.stderr)], format="%(message)s")
     logging.getLogger("bert_jax").setLevel(logging.INFO)
     logging.getLogger("absl").setLevel(logging.ERROR)
 
@@ -237,10 +248,10 @@ def add_process_options(command: argparse.ArgumentParser) -> None:
     several.add_argument("--process-id", type=int, metavar="I", help="the number of this one, from 0")
 
 
-def join_processes(arguments, *, saves_on_signal: bool) -> None:
+def join_processes(arguments, *, saves_on_signal: bool, leave=None) -> None:
     from launch import distributed
 
-    distributed.start(arguments.coordinator, arguments.num_processes, arguments.process_id, saves_on_signal=saves_on_signal)
+    distributed.start(arguments.coordinator, arguments.num_processes, arguments.process_id, saves_on_signal=saves_on_signal, leave=leave)
 
 
 def load_config(arguments) -> dict:
@@ -322,24 +333,33 @@ def step_range(text: str):
 
 def add_pretrain(commands) -> None:
     def run(arguments):
-        config = load_config(arguments)
         if arguments.print_config:
-            return print_config(config)
+            return print_config(load_config(arguments))
         if arguments.workdir is None:
             raise ValueError("give a --workdir: where checkpoints, logs and the report go")
-        join_processes(arguments, saves_on_signal=True)
-        from launch.pretrain import pretrain
+        from launch.oversight import Oversight
 
-        return pretrain(
-            config, Path(arguments.workdir), accept_changes=arguments.accept_changes, profile_steps=arguments.profile_steps, wandb_project=arguments.wandb
-        )
+        oversight = Oversight(Path(arguments.workdir), grace=arguments.grace, hang_timeout=arguments.hang_timeout)
+
+        def train() -> int:
+            config = load_config(arguments)
+            join_processes(arguments, saves_on_signal=True, leave=oversight.leave)
+            oversight.joined()
+            from launch.pretrain import pretrain
+
+            return pretrain(
+                config, Path(arguments.workdir), oversight, accept_changes=arguments.accept_changes, profile_steps=arguments.profile_steps,
+                wandb_project=arguments.wandb,
+            )
+
+        return oversight.run(train)
 
     from launch.config import describe_fields
 
     command = add_command(
         commands, "pretrain", run,
         "Pretrains a model. Run again on the same workdir, it continues from the newest whole checkpoint.\n"
-        "Exit status: 0 finished; 75 stopped by SIGTERM or SIGINT with the state saved (run the same command again); 1 an error.",
+        "Exit status: 0 finished; 75 stopped by SIGTERM or SIGINT with the state saved (run the same command again); 1 an error; others: docs/training.md.",
         "  bert-jax pretrain --config=configs/bert_mini.py --workdir=runs/mini --config.data.path=store\n"
         "  bert-jax pretrain --config=configs/bert_base.py --workdir=runs/base --config.data.path=store --config.batch_size=64\n"
         "  bert-jax pretrain --config=configs/bert_base.py --print-config\n\nconfig fields, set by --config.FIELD=VALUE:\n" + describe_fields(),
@@ -349,6 +369,14 @@ def add_pretrain(commands) -> None:
     command.add_argument("--accept-changes", action="store_true", help="continue a workdir's run although its config or data differ")
     command.add_argument(
         "--profile-steps", type=step_range, metavar="FIRST:LAST", help="trace the updates after step FIRST up to LAST into WORKDIR/profile, such as 100:110 (docs/training.md)",
+    )
+    command.add_argument(
+        "--grace", type=float, default=os.environ.get("BERT_JAX_GRACE") or "300", metavar="SECONDS",
+        help="from SIGTERM until the machine is gone: leave by then, saved or not (default: BERT_JAX_GRACE, or 300)",
+    )
+    command.add_argument(
+        "--hang-timeout", type=float, default=600.0, metavar="SECONDS",
+        help="a step that takes longer has hung: dump the stacks and leave with 70; six times as long for what compiles, starts or saves (default: 600)",
     )
     command.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases: PROJECT or ENTITY/PROJECT (needs bert-jax[wandb])")
     add_process_options(command)

@@ -48,7 +48,7 @@ FIELDS: dict[str, tuple[type, str]] = {
     "masking.mask_share": (float, "share of chosen tokens replaced by [MASK]"),
     "masking.random_share": (float, "share of chosen tokens replaced by a random token; the rest stays"),
     "compute.dtype": (str, "of activations: float32 or bfloat16; parameters stay float32"),
-    "compute.remat": (str, "recomputed in the backward pass: none, dots (all but matmuls) or full"),
+    "compute.remat": (str, "recomputed in the backward pass: none, elementwise (norms, activations, dropout), dots (attention too) or full"),
     "compute.unroll": (int, "layers per iteration of the layer scan"),
     "compute.attention": (str, "xla, pallas (a TPU kernel; where it cannot take the shapes, xla) or auto: pallas on TPUs, xla elsewhere"),
     "optimizer.name": (str, ", ".join(OPTIMIZERS)),
@@ -74,7 +74,13 @@ FIELDS: dict[str, tuple[type, str]] = {
     "eval.sequences": (int, "held-out sequences, the same every time"),
     "eval.batch_size": (int, "sequences per evaluation batch, over all devices"),
     "checkpoint.every": (int, "steps between checkpoints; 0: only at the end"),
-    "checkpoint.keep": (int, "newest checkpoints retained"),
+    "checkpoint.minutes": (float, "since the last checkpoint, after which there is one at the next log line; 0: only by steps"),
+    "checkpoint.keep": (int, "newest checkpoints retained, at least 2"),
+    "checkpoint.keep_every": (int, "steps whose multiples are saved and kept for ever; 0: none"),
+    "checkpoint.keep_best": (str, "a held-out metric, such as mlm_loss, by which the best checkpoint with an evaluation at its step is kept; empty: none"),
+    "bad_steps.loss": (float, "above which an update is skipped; 0: only where loss or gradients are not finite"),
+    "bad_steps.grad_norm": (float, "norm of the gradient, before clipping, above which an update is skipped; 0: only where it is not finite"),
+    "bad_steps.in_a_row": (int, "skipped updates after which the run goes back to its last checkpoint, and on behind them; 0: never"),
     "mesh.data": (int, "devices along the data axis; -1: all that remain"),
     "mesh.fsdp": (int, "devices that share each parameter and its optimizer state; they split the batch too"),
     "mesh.tensor": (int, "devices that share heads, MLP and vocabulary"),
@@ -88,8 +94,13 @@ MODEL_FIELDS: dict[str, tuple[type, str]] = {
     "model.num_layers": (int, "depth"),
     "model.num_heads": (int, "attention heads"),
     "model.intermediate_size": (int, "width of the MLP"),
-    "model.embedding_size": (int, "of ALBERT: width of the embedding tables, from which a projection leads to hidden_size"),
+    "model.embedding_size": (int, "of ALBERT and ELECTRA: width of the embedding tables, from which a projection leads to hidden_size"),
     "model.layer_groups": (int, "of ALBERT: groups of layers that share their parameters"),
+    "model.generator_hidden_size": (int, "of ELECTRA: width of the generator, which shares the embedding tables"),
+    "model.generator_layers": (int, "depth of the generator"),
+    "model.generator_heads": (int, "attention heads of the generator"),
+    "model.generator_intermediate_size": (int, "width of the generator's MLP"),
+    "model.detection_weight": (float, "of ELECTRA's loss on replaced tokens, beside the generator's (published: 50)"),
     "model.max_positions": (int, "tokens in the longest sequence; transformers' max_position_embeddings without the offset"),
     "model.position_offset": (int, "of RoBERTa and XLM-R: the tokenizer's padding id + 1, from which positions count (fairseq: 2)"),
     "model.global_every": (int, "of ModernBERT: every so-manyth layer, from the first, sees the whole document"),
@@ -113,7 +124,7 @@ PHASE_FIELDS: dict[str, tuple[type, str]] = {
 # Of `model`: those that no parameter's shape or place depends on.
 MODEL_FIELDS_OF_PHASES = ("dropout", "attention_dropout", "rope_base", "local_rope_base", "window")
 CHANGES_WITH_PHASE = (
-    "steps", "batch_size", "batch_ramp.", "accumulate", "length", "data.", "masking.", "schedule.", "compute.",
+    "steps", "batch_size", "batch_ramp.", "accumulate", "length", "data.", "masking.", "schedule.", "compute.", "bad_steps.",
     *(f"model.{name}" for name in MODEL_FIELDS_OF_PHASES),
 )
 # Numbers of steps that may also be said in other units (`training.durations`); `phases_of` gives them as numbers.
@@ -122,6 +133,8 @@ LENGTHS = ("steps", "batch_ramp.over", "schedule.warmup_steps", "schedule.total_
 ALL_FIELDS = FIELDS | MODEL_FIELDS
 # Sections of which one field, the name, decides which others a config states: section -> that field; name -> its fields.
 NAMED_SECTIONS = {"model": ("family", FAMILY_FIELDS), "schedule": ("name", SCHEDULES), "optimizer": ("name", OPTIMIZERS)}
+# Whatever lies beside one of these came with somebody's weights.
+MODEL_FILES = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "bert_model.ckpt.index"}
 # What a run may change between its stops without becoming another run.
 FREE_TO_CHANGE = ("log_every", "eval.", "checkpoint.", "mesh.", "data.path")
 
@@ -243,10 +256,7 @@ def _known(field: str) -> tuple[type, str]:
 def _check_fields(flat: dict[str, Any], path: str) -> None:
     try:
         for field, value in flat.items():
-            kind, meaning = _known(field)
-            fits = isinstance(value, (list, tuple)) if kind in (tuple, list) else type(value) is kind or (kind is float and type(value) is int)
-            if not fits and not (is_length(field) and isinstance(value, str)):
-                raise ConfigError(f"{field} is {value!r}; expected {kind.__name__} ({meaning})")
+            check_value(field, value)
         missing = [field for field in ALL_FIELDS if field not in flat and not (field == "phases" and any(name.startswith("phases.") for name in flat))]
         for field in ALL_FIELDS:
             section = field.partition(".")[0]
@@ -261,8 +271,24 @@ def _check_fields(flat: dict[str, Any], path: str) -> None:
         raise ConfigError(f"{path}: {error}") from None
 
 
+def check_value(field: str, value: Any) -> None:
+    """ConfigError unless there is such a field and the value is of its type, and a number that machines count with."""
+    kind, meaning = _known(field)
+    fits = isinstance(value, (list, tuple)) if kind in (tuple, list) else type(value) is kind or (kind is float and type(value) is int)
+    if not fits and not (is_length(field) and isinstance(value, str)):
+        raise ConfigError(f"{field} is {value!r}; expected {kind.__name__} ({meaning})")
+    if kind is list and value:  # a list of dicts was taken apart into its fields
+        raise ConfigError(f"{field} is {value!r}; expected a list of dicts ({meaning})")
+    if kind is tuple and any(type(item) not in (str, int, float) for item in value):
+        raise ConfigError(f"{field} is {value!r}; expected a list of words or numbers ({meaning})")
+    if type(value) in (int, float) and not abs(value) < 2**63:  # nan is below nothing
+        raise ConfigError(f"{field} is {value!r}; expected a finite number of usual size ({meaning})")
+
+
 def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
+    if not isinstance(config, dict) or any(not isinstance(name, str) or "." in name for name in config):
+        raise ConfigError("a config is a table of fields, whose sections are tables of their own; a name has no dot")
     for name, value in config.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{name}.")
@@ -274,9 +300,9 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _find(path: str) -> Path:
-    """A local file, or the name of a config that came with the package."""
+    """A local file, or the name of a config that came with the package. What comes with somebody's weights is refused: a config is code."""
     if Path(path).is_file():
-        return Path(path)
+        return _trusted(Path(path))
     import configs
 
     shipped = Path(configs.__file__).parent
@@ -287,10 +313,19 @@ def _find(path: str) -> Path:
     raise ConfigError(f"--config={path}: no such file. Configs that come with bert_jax: {', '.join(names)}")
 
 
+def _trusted(path: Path) -> Path:
+    beside = {entry.name for entry in path.resolve().parent.iterdir()}
+    if beside & MODEL_FILES or any((parent / "commit.json").is_file() for parent in path.resolve().parents):
+        raise ConfigError(
+            f"--config={path} lies in a checkpoint or a model's directory, and a config is code, which is never run from there; if you trust it, copy it elsewhere"
+        )
+    return path
+
+
 def _run_file(path: Path) -> ConfigDict:
+    if path.suffix != ".py":
+        raise ConfigError(f"--config={path}: a config is a Python file with a function get_config(); its name ends in .py")
     spec = importlib.util.spec_from_file_location("bert_jax_config", path)
-    if spec is None:
-        raise ConfigError(f"--config={path}: a config is a Python file with a function get_config()")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -312,7 +347,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
 
 
@@ -322,7 +357,11 @@ def read_run_config(workdir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{workdir} has no config.json: it is not the workdir of a pretraining run")
     config = read_json(path)
-    _check_fields(_flatten(config), str(path))
+    try:
+        flat = _flatten(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    _check_fields(flat, str(path))
     return config
 
 

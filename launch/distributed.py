@@ -16,15 +16,15 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from launch import exit_codes
 from launch.config import ConfigError
 
-MISSING_PEER = 69  # exit status: not all processes came; sysexits' EX_UNAVAILABLE
 START_SECONDS = 300  # for all processes to come, unless BERT_JAX_START_TIMEOUT says otherwise
 HEARTBEAT_SECONDS = 20  # without a sign of life, until a process counts as dead
 SHUTDOWN_SECONDS = 30  # between the first and the last process's end
-SYMMETRY_SECONDS = 3  # the coordinator's process stays this long after an error, so that others tell of theirs
+SYMMETRY_SECONDS = 5  # the coordinator's process stays this long after an error, so that others tell of theirs
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 ALONE = "To run this process alone, say --num-processes=1 (BERT_JAX_NUM_PROCESSES=1)"
 log = logging.getLogger("bert_jax")
@@ -43,10 +43,11 @@ class Setting:
     method: str | None = None
 
 
-def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, *, saves_on_signal: bool) -> None:
+def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, *, saves_on_signal: bool, leave: Callable | None = None) -> None:
     """Joins the other processes, if options or environment name any; before anything else that uses JAX's devices.
 
-    saves_on_signal: SIGTERM is remembered for `StopRequest` instead of ending the process. ConfigError for settings that do not fit together.
+    saves_on_signal: SIGTERM is remembered for `StopRequest` instead of ending the process. leave: ends the process, given an exit code and why, if not all come.
+    ConfigError for settings that do not fit together.
     """
     import jax  # sets TPU_SKIP_MDS_QUERY where there is no TPU
 
@@ -55,7 +56,7 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
         return
     seconds = start_seconds(os.environ)
     jax.config.update("jax_enable_preemption_service", saves_on_signal)
-    watchdog = threading.Timer(seconds, give_up, (setting, seconds))
+    watchdog = threading.Timer(seconds, give_up, (setting, seconds, leave))
     watchdog.daemon = True
     watchdog.start()
     try:
@@ -76,7 +77,7 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
     log.info("process %d of %d, from %s; %d of %d devices are here", _process, jax.process_count(), setting.origin, devices, jax.device_count())
 
 
-def give_up(setting: Setting, seconds: float) -> None:
+def give_up(setting: Setting, seconds: float, leave: Callable | None) -> None:
     """Ends the process: from another thread, since JAX waits without a way to be interrupted."""
     me = "" if setting.process_id is None else f" This is process {setting.process_id}."
     count = f"the {setting.num_processes}" if setting.num_processes else "all"
@@ -87,7 +88,9 @@ def give_up(setting: Setting, seconds: float) -> None:
         f"BERT_JAX_START_TIMEOUT=SECONDS waits longer. {ALONE}",
         file=sys.stderr, flush=True,
     )
-    os._exit(MISSING_PEER)
+    if leave is not None:
+        leave(exit_codes.MISSING_PEER, f"not all of {count} processes met within {seconds:g} s")
+    os._exit(exit_codes.MISSING_PEER.status)
 
 
 def speak_as_one_of_many(number: int) -> None:
@@ -95,6 +98,33 @@ def speak_as_one_of_many(number: int) -> None:
     logging.getLogger("bert_jax").setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(logging.Formatter(f"process {number}: %(message)s"))
+
+
+def number() -> int | None:
+    """This process's number, None if it is alone."""
+    return _process
+
+
+def count() -> int:
+    """How many processes there are."""
+    if _process is None:
+        return 1
+    import jax
+
+    return jax.process_count()
+
+
+def tell(name: str, text: str) -> None:
+    """See `bert_jax.processes.tell`, which loads jax."""
+    from bert_jax import processes
+
+    processes.tell(name, text)
+
+
+def told(name: str) -> str | None:
+    from bert_jax import processes
+
+    return processes.told(name)
 
 
 def speaker() -> str:
@@ -106,12 +136,17 @@ def leave_after_error(status: int) -> int:
     """Returns the status; or, of several processes, ends this one with it and does not wait for the others, which may be waiting for it."""
     if _process is None:
         return status
+    end_process(status)
+
+
+def end_process(status: int) -> None:
+    """Ends this process at once, but for a checkpoint that is under way and, in the coordinator's process, a time for others to tell of their errors."""
     sys.stdout.flush()
     sys.stderr.flush()
     for thread in threading.enumerate():
         if thread.name.startswith("save-"):  # a checkpoint from before the error, which needs the other processes too
             thread.join(SHUTDOWN_SECONDS)
-    if _process == 0:  # with it goes the coordination service, and JAX then aborts the others
+    if _process == 0 and count() > 1:  # with it goes the coordination service, and JAX then aborts the others
         time.sleep(SYMMETRY_SECONDS)
     os._exit(status)
 

@@ -16,8 +16,10 @@ OF_EACH = ("mlm_loss", "mlm_accuracy")  # logged for each store of a mixture, as
 log = logging.getLogger("bert_jax")
 
 
-def held_out_evaluation(config: dict, run: Run, data: Data) -> Callable[[TrainState], dict[str, float]] | None:
+def held_out_evaluation(config: dict, run: Run, data: Data) -> Callable[..., dict[str, float]] | None:
     """A function of the state giving held-out metrics, or None if too little text is held out. Every sequence counts at most once.
+
+    Its second argument, a function, is called after each batch, and may raise to give the evaluation up.
 
     Of a mixture, eval.sequences sequences are mixed as in training, and as many again, parted evenly, give each store's own OF_EACH."""
     if data.recorded:
@@ -48,10 +50,15 @@ def held_out_evaluation(config: dict, run: Run, data: Data) -> Callable[[TrainSt
                 of_each[name] = own
     eval_step = make_eval_step(run.blueprint, run.objective, dataclasses.replace(run.compute, remat="none"), run.abstract.params, run.mesh)
 
-    def evaluation(state: TrainState) -> dict[str, float]:
-        metrics = evaluate(state.params, eval_step, source.batches(0, batches), run.mesh, baseline_token=data.baseline_token)
+    def evaluation(state: TrainState, after_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
+        def each(batches):
+            for batch in batches:
+                yield batch
+                after_batch()
+
+        metrics = evaluate(state.params, eval_step, each(source.batches(0, batches)), run.mesh, baseline_token=data.baseline_token, scales=run.objective.scales)
         for name, (own, count) in of_each.items():
-            scores = evaluate(state.params, eval_step, own.batches(0, count), run.mesh)
+            scores = evaluate(state.params, eval_step, each(own.batches(0, count)), run.mesh)
             metrics |= {f"{metric}/{name}": scores[metric] for metric in OF_EACH}
         return metrics
 

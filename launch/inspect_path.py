@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bert_jax.model.families import build_spec
 from bert_jax.recorded import RecordedBatches
-from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.checkpoint_files import CheckpointFiles
 from bert_jax.training.state import make_blueprint
 from launch.batch_view import BatchView, shares, view_source, view_stores, word_starts_by_token, word_starts_of
 from launch.config import ConfigError, read_run_config
@@ -156,13 +156,9 @@ def inspect_workdir(path: Path, look: Look) -> None:
         if look.step >= phases[-1].stop:
             raise ConfigError(f"--step={look.step} is not in the run {path}, whose steps are 0 to {phases[-1].stop - 1:,}")
     else:
-        look.refuse([*BATCH_OPTIONS, "verify", "html"], f"{path} has no config.json, so it does not say how its batches look")
+        look.refuse([*BATCH_OPTIONS, "html"], f"{path} has no config.json, so it does not say how its batches look")
     print(f"workdir {path}: {section['family']}, {make_blueprint(build_spec(section)).num_params:,} parameters")
-    checkpoints = Checkpoints(path / "checkpoints")
-    for saved in checkpoints.steps():
-        size = sum(file.stat().st_size for file in checkpoints.path(saved).rglob("*") if file.is_file())
-        damage = checkpoints.damage(saved)
-        print(f"  checkpoint of step {saved:,}: {size / 1e6:,.1f} MB, {f'DAMAGED: {damage}' if damage else 'whole'}")
+    print_checkpoints(path / "checkpoints", verify=look.verify)
     log = path / "metrics.jsonl"
     record = last_record(log.read_text(errors="replace").splitlines()) if log.is_file() else None
     if record:
@@ -185,6 +181,20 @@ def inspect_workdir(path: Path, look: Look) -> None:
     print(f"\nbatch of step {look.step:,}, as {phase} sees it:\n")
     facts = [] if data.recorded else [read_facts(place) for place in data.paths]
     show_view(view, look, f"Batches of the run {path.resolve().name}", facts, data.shares)
+
+
+def print_checkpoints(directory: Path, *, verify: bool) -> None:
+    """A line for each checkpoint, with its verdict: by sizes, or with `verify` by the hashes of all files. Those set aside with the reason."""
+    files = CheckpointFiles(directory)
+    for step in files.steps():
+        size = sum(file.stat().st_size for file in files.path(step).rglob("*") if file.is_file())
+        damage = files.damage(step, contents=verify)
+        verdict = f"DAMAGED: {damage}" if damage else "whole" if verify else "whole by its sizes (--verify reads and hashes all)"
+        print(f"  checkpoint of step {step:,}: {size / 1e6:,.1f} MB, {verdict}")
+    for place, reason in files.damaged():
+        print(f"  set aside as damaged: {place.name}: {printable(reason)}")
+    for place in files.unfinished():
+        print(f"  not finished: {place.name} (being saved now, or its save was cut short)")
 
 
 def last_record(lines: list[str]) -> dict | None:

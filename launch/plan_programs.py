@@ -97,10 +97,13 @@ class Programs:
 
 
 def shallow(config: dict[str, Any], layers: int) -> dict[str, Any]:
-    """The config with so many layers, unrolled, and one micro-batch as its batch. The schedule, which costs nothing, is the same for all, so that runs which
-    differ in it share their measurements."""
+    """The config with so many layers (of a generator: as many in proportion), unrolled, and one micro-batch as its batch. The schedule, which costs nothing,
+    is the same for all, so that runs which differ in it share their measurements."""
     config = copy.deepcopy(config)
-    config["model"]["num_layers"] = config["compute"]["unroll"] = layers
+    model = config["model"]
+    model |= {name: -(-model[name] * layers // model["num_layers"]) for name in ("generator_layers",) if name in model}
+    model |= {name: 1 for name in ("layer_groups",) if name in model}  # which change what is stored, not what is computed
+    model["num_layers"] = config["compute"]["unroll"] = layers
     config["batch_size"] //= config["accumulate"]
     config["accumulate"] = 1
     config["batch_ramp"]["start"] = config["seed"] = 0

@@ -15,6 +15,7 @@ import numpy as np
 from bert_jax.processes import from_first, is_first, whole
 from bert_jax.sharding import make_mesh, replicated
 from bert_jax.training import wandb_tracker
+from bert_jax.training.bad_steps import Limits
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.loop import BatchSource, Cadence, fit
 from bert_jax.training.metrics import PEAK_FLOPS, model_flops
@@ -25,8 +26,10 @@ from bert_jax.training.state import TrainState, init_state, shardings_of, state_
 from launch import config as configs
 from launch.config import ConfigError
 from launch.data import Data, check_same_tokenizer, make_source, open_data, resolve_lengths, resolve_vocabulary
+from launch.exit_codes import STOPPED
 from launch.held_out import held_out_evaluation
 from launch.model_section import check_same_model, read_model_section, write_model_section
+from launch.oversight import Oversight
 from launch.phases import Phase, phases_of
 from launch.report import write_report
 from launch.run import Run, build_run, copy_tokenizer, environment, step_of
@@ -35,7 +38,6 @@ from launch.samples import write_samples
 from launch.workdir_lock import locked
 
 MOST_RANDOM = 0.65  # of segment pairs, before a warning
-STOPPED = 75  # exit status: stopped by a signal with the state saved; the same command continues
 log = logging.getLogger("bert_jax")
 
 
@@ -47,32 +49,39 @@ class Stage:
     data: Data
     run: Run
     source: BatchSource
-    evaluation: Callable[[TrainState], dict[str, float]] | None
+    evaluation: Callable[..., dict[str, float]] | None
+    limits: Limits
 
     @property
     def config(self) -> dict:
         return self.phase.config
 
 
-def pretrain(config: dict, workdir: Path, *, accept_changes: bool = False, profile_steps: ProfileSteps | None = None, wandb_project: str | None = None) -> int:
+def pretrain(
+    config: dict, workdir: Path, oversight: Oversight, *, accept_changes: bool = False, profile_steps: ProfileSteps | None = None, wandb_project: str | None = None,
+) -> int:
     """Trains to the end of the last phase; returns 0, or 75 after SIGTERM or SIGINT. Continues from the workdir's newest whole checkpoint.
 
     profile_steps: which updates to trace into WORKDIR/profile. wandb_project: where to log besides the workdir.
 
     Everything that a config can get wrong is found before the workdir is touched.
     """
+    oversight.watch.begins("opening the data", slow=True)
     config, stages = make_stages(config)
     steps, data, run = stages[-1].phase.stop, stages[0].data, stages[0].run
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config["checkpoint"]["keep"])
+    saving = config["checkpoint"]
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=saving["keep"], keep_every=saving["keep_every"], keep_best=saving["keep_best"])
     dropout_key = make_dropout_key(config)
     if wandb_project is not None:
         wandb_tracker.load()
     from_first(lambda: check_continues(config, stages, workdir, accept_changes))
 
     with locked(workdir), jax.set_mesh(run.mesh), contextlib.ExitStack() as opened:
+        oversight.holds(lambda: max(checkpoints.steps(), default=None))
+        oversight.watch.begins("restoring", slow=True)
         checkpoints.remove_partial()
         state, origin = first_state(config, run, checkpoints)
-        start = int(state.step)
+        start = oversight.watch.step = int(state.step)
         if is_first():
             copy_tokenizer(data.tokenizer_dir, workdir)
             configs.write_json(workdir / "config.json", config)
@@ -96,9 +105,10 @@ def pretrain(config: dict, workdir: Path, *, accept_changes: bool = False, profi
                 run_log.event(stage.phase.start, "phase", f"{stage.phase.name}: {describe_phase(stage)}")
                 state = enter_phase(state, stage)
             expected_first_loss = math.log(config["model"]["vocab_size"]) if origin == "fresh weights" and int(state.step) == 0 else None
-            state, finished = train_stage(state, stage, config, steps, checkpoints, run_log, dropout_key, profiler, expected_first_loss)
+            state, finished = train_stage(state, stage, config, steps, checkpoints, run_log, dropout_key, profiler, oversight, expected_first_loss)
             if not finished:
-                return STOPPED
+                return STOPPED.status
+        oversight.watch.begins("the report", slow=True)
         if not from_first(lambda: run_log.has_event("finished", steps)):  # also when a run was killed after its last checkpoint
             finish(workdir, stages[-1].run, state, data, steps, run_log)
         log.info("checkpoint: %s", checkpoints.path(max(start, steps)))
@@ -170,7 +180,8 @@ def make_stage(phase: Phase) -> Stage:
     run = build_run(config, data.special["mask"])
     source, evaluation = make_source(config, data, run.mesh), held_out_evaluation(config, run, data)
     warn_of_random_pairs(config, data, source)
-    return Stage(dataclasses.replace(phase, config=config | {"data": config["data"] | {"path": data.absolute}}), data, run, source, evaluation)
+    whole = dataclasses.replace(phase, config=config | {"data": config["data"] | {"path": data.absolute}})
+    return Stage(whole, data, run, source, evaluation, Limits(**config["bad_steps"]))
 
 
 def warn_of_random_pairs(config: dict, data: Data, source: BatchSource) -> None:
@@ -211,18 +222,25 @@ def zero_if_count(path: tuple, leaf: jax.Array) -> jax.Array:
 
 def train_stage(
     state: TrainState, stage: Stage, config: dict, steps: int, checkpoints: Checkpoints, run_log: RunLog, dropout_key: jax.Array,
-    profiler: Profiler, expected_first_loss: float | None,
+    profiler: Profiler, oversight: Oversight, expected_first_loss: float | None,
 ) -> tuple[TrainState, bool]:
-    phase, run = stage.phase, stage.run
-    by_size = {part.batch_size: step_of(run, accumulate=part.accumulate, first_step=phase.start) for part in phase.batch_stages}
+    phase, run, saving = stage.phase, stage.run, config["checkpoint"]
+    by_size = {part.batch_size: step_of(run, accumulate=part.accumulate, first_step=phase.start, limits=stage.limits) for part in phase.batch_stages}
+
+    def last_good() -> TrainState:
+        state, _ = first_state(config, run, checkpoints)
+        return enter_phase(state, stage) if phase.number and int(state.step) == phase.start else state
 
     def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
         return by_size[len(batch["input_ids"])](state, batch, key)
 
     return fit(
         state, train_step=train_step, source=stage.source, evaluate=stage.evaluation, checkpoints=checkpoints, run_log=run_log, mesh=run.mesh,
-        cadence=Cadence(phase.start, phase.stop, steps, config["log_every"], config["eval"]["every"], config["checkpoint"]["every"]),
-        hardware=hardware(phase.config, run), key=dropout_key, profiler=profiler, expected_first_loss=expected_first_loss,
+        cadence=Cadence(
+            phase.start, phase.stop, steps, config["log_every"], config["eval"]["every"], saving["every"], saving["keep_every"], saving["minutes"]
+        ),
+        hardware=hardware(phase.config, run), key=dropout_key, profiler=profiler, stop=oversight.stop, watch=oversight.watch, last_good=last_good, limits=stage.limits,
+        expected_first_loss=expected_first_loss,
     )
 
 
@@ -255,11 +273,10 @@ def check_continues(config: dict, stages: list[Stage], workdir: Path, accept_cha
 
 def first_state(config: dict, run: Run, checkpoints: Checkpoints) -> tuple[TrainState, str]:
     """(state, where it came from): the newest checkpoint, imported weights, or a fresh initialisation."""
-    step = checkpoints.newest(set_aside=True)
-    if step is None:
+    found = checkpoints.restore_newest({"params": run.abstract.params, "opt_state": run.abstract.opt_state})
+    if found is None:
         return init_state(run.blueprint, run.tx, run.abstract, jax.random.key(config["seed"])), "fresh weights"
-    wanted = {"params": run.abstract.params, "opt_state": run.abstract.opt_state}
-    held = checkpoints.restore(step, checkpoints.abstract(step, wanted))
+    step, held = found
     if "opt_state" not in held:
         return state_from_params(held["params"], run.tx, run.abstract), "imported weights"
     step_array = jax.device_put(np.int32(step), run.abstract.step.sharding)

@@ -18,6 +18,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from launch.redaction import redact
 from launch.reference_curves import compare
 from launch.report_charts import make_charts, smooth
 from launch.report_sources import source_rows
@@ -290,4 +291,4 @@ def group_config(config: dict) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else "none" if value is None else json.dumps(value, ensure_ascii=False)
+    return redact(value) if isinstance(value, str) else "none" if value is None else redact(json.dumps(value, ensure_ascii=False))

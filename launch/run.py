@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from bert_jax.model.families import build_spec
 from bert_jax.model.spec import Compute
 from bert_jax.sharding import MESH_AXES, RULES, make_mesh
-from bert_jax.training.objectives import MaskedLm
+from bert_jax.training.bad_steps import Limits
+from bert_jax.training.objectives import Objective, objective_of
 from bert_jax.training.optim import OptimizerSpec, make_optimizer
 from bert_jax.training.schedules import Schedule
 from bert_jax.training.state import Blueprint, TrainState, abstract_state, make_blueprint
@@ -24,6 +25,7 @@ from bert_jax.training.transformations import is_axes
 from launch.config import ConfigError
 from launch.data import pair_objective
 from launch.lengths import batch_sizes_of, micro_batches
+from launch.redaction import redact
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Run:
     """What a config describes, without arrays."""
 
     blueprint: Blueprint
-    objective: MaskedLm
+    objective: Objective
     schedule: Schedule
     tx: Any
     compute: Compute
@@ -62,7 +64,7 @@ def build_run(config: dict[str, Any], mask_id: int | None = None, devices: list[
     tx = make_optimizer(OptimizerSpec(**config["optimizer"] | {"exclude": tuple(config["optimizer"]["exclude"])}), blueprint.axes)
     return Run(
         blueprint=blueprint,
-        objective=MaskedLm(pair_objective(config), mask_id),
+        objective=objective_of(blueprint.spec, pair_objective(config), mask_id),
         schedule=schedule,
         tx=tx,
         compute=compute_of(config, mesh),
@@ -115,10 +117,10 @@ def check_mesh_divides(blueprint: Blueprint, mesh: Mesh) -> None:
             )
 
 
-def step_of(run: Run, *, accumulate: int, first_step: int) -> Callable:
+def step_of(run: Run, *, accumulate: int, first_step: int, limits: Limits | None = None) -> Callable:
     """The compiled update of a run's batches in so many micro-batches; of training and of plans alike."""
     return make_train_step(
-        run.blueprint, run.objective, run.tx, run.schedule, run.compute, run.abstract, run.mesh, accumulate=accumulate, first_step=first_step
+        run.blueprint, run.objective, run.tx, run.schedule, run.compute, run.abstract, run.mesh, accumulate=accumulate, first_step=first_step, limits=limits
     )
 
 
@@ -127,10 +129,18 @@ def copy_tokenizer(source: Path | None, workdir: Path) -> None:
     target = workdir / "tokenizer"
     if source is None or target.exists():
         return
+    check_own_files(source)
     temporary = workdir / "tokenizer.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(source, temporary)
     temporary.rename(target)
+
+
+def check_own_files(tokenizer_dir: Path) -> None:
+    """ConfigError for links among a tokenizer's files, which are copied, exported and published: a link in somebody's store could name a file of ours."""
+    for path in (tokenizer_dir, *sorted(tokenizer_dir.rglob("*"))):
+        if path.is_symlink():
+            raise ConfigError(f"{path} is a symbolic link, and a tokenizer's files go with the model; put the file itself there")
 
 
 def environment() -> dict[str, Any]:
@@ -145,5 +155,5 @@ def environment() -> dict[str, Any]:
         "num_devices": jax.device_count(),
         "num_processes": jax.process_count(),
         "operating_system": f"{platform.system()} {platform.machine()}",
-        "command": " ".join(["bert-jax", *sys.argv[1:]]),
+        "command": redact(" ".join(["bert-jax", *sys.argv[1:]])),
     }

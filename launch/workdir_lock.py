@@ -1,4 +1,4 @@
-"""One run at a time in a workdir, and one workdir for all processes of a run."""
+"""One run at a time in a workdir, and one workdir for all processes of a run. Loads jax when it is needed, since `oversight` comes before jax."""
 
 import contextlib
 import fcntl
@@ -7,9 +7,6 @@ import platform
 import time
 from pathlib import Path
 
-import jax
-
-from bert_jax.processes import any_process, from_first
 from launch.config import ConfigError
 
 
@@ -18,6 +15,10 @@ def locked(workdir: Path):
     """Makes the workdir and holds it for this run; ConfigError if another run has it, or if not all processes see it.
 
     The first process holds the lock, which goes with it, however it ends."""
+    import jax
+
+    from bert_jax.processes import any_process, from_first
+
     with contextlib.ExitStack() as stack:
         written = from_first(lambda: _lock(workdir, stack))
         seen = _read(workdir)
@@ -40,6 +41,18 @@ def _lock(workdir: Path, stack: contextlib.ExitStack) -> str:
     file.write(holder)
     file.flush()
     return holder
+
+
+def held_by_another(workdir: Path) -> bool:
+    """Whether some run, on a machine that this one can tell of, is in the workdir."""
+    try:
+        with open(workdir / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _read(workdir: Path) -> str:

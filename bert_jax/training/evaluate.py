@@ -13,8 +13,10 @@ from bert_jax.sharding import put_batch
 from bert_jax.training.metrics import divide
 
 
-def evaluate(params, eval_step: Callable, batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, *, baseline_token: int | None = None) -> dict[str, float]:
-    """Metrics over all `batches`: losses, accuracies, perplexity = exp(mlm_loss), and the numbers of predictions and sequences.
+def evaluate(
+    params, eval_step: Callable, batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, *, baseline_token: int | None = None, scales: dict[str, float] | None = None
+) -> dict[str, float]:
+    """Metrics over all `batches`: losses, accuracies, perplexity = exp(mlm_loss), and the numbers of predictions and sequences. scales: the objective's.
 
     baseline_token: if given, also `unigram_accuracy`, the accuracy of always predicting it. With labels of sentence pairs also `nsp_majority` or
     `sop_majority`, the accuracy of always giving the commoner label. `batches` are this process's rows; all of these are over all processes.
@@ -31,7 +33,7 @@ def evaluate(params, eval_step: Callable, batches: Iterable[dict[str, np.ndarray
     metrics = divide(results)
     held, *counts = gather(counts).sum(0).tolist()
     predictions, hits, nsp, sop = (count * sequences // held for count in counts)  # a row may be held by several processes, every one by as many
-    metrics["loss"] = sum(value for name, value in metrics.items() if name.endswith("_loss"))
+    metrics["loss"] = sum((scales or {}).get(name.removesuffix("_loss"), 1.0) * value for name, value in metrics.items() if name.endswith("_loss"))
     metrics["perplexity"] = math.exp(min(metrics["mlm_loss"], 700.0))
     metrics |= {"predictions": predictions, "sequences": sequences}
     metrics |= {f"{pairs}_majority": max(count, sequences - count) / sequences for pairs, count in (("nsp", nsp), ("sop", sop)) if f"{pairs}_accuracy" in metrics}

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import jax
@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from bert_jax.batch import check, device_fields
 from bert_jax.sharding import put_batch
+from bert_jax.training.bad_steps import BadStep, BadSteps, Limits, averaged
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.metrics import divide
 from bert_jax.training.profile import Profiler
@@ -19,8 +20,10 @@ from bert_jax.training.progress import Hardware, Progress
 from bert_jax.training.run_log import RunLog
 from bert_jax.training.saves import TimedSaves
 from bert_jax.training.state import TrainState
-from bert_jax.training.stop import StopRequest
+from bert_jax.training.stop import Interrupted, StopRequest
+from bert_jax.training.watch import Watch
 
+ADVICE = "Lower schedule.peak, lengthen schedule.warmup_steps, or set optimizer.clip_norm"
 log = logging.getLogger("bert_jax")
 
 
@@ -39,7 +42,8 @@ class BatchSource(Protocol):
 class Cadence:
     """Steps `first` to `last` of a run of `steps`, and the steps between log lines, evaluations and checkpoints.
 
-    0 turns evaluations or checkpoints off, but for those of the last step."""
+    0 turns evaluations or checkpoints off, but for those of the last step. keep_every: steps whose checkpoints stay for ever, which are saved in any case.
+    checkpoint_minutes: after which a checkpoint is due at the next log line; 0: only by steps."""
 
     first: int
     last: int
@@ -47,6 +51,8 @@ class Cadence:
     log_every: int
     eval_every: int
     checkpoint_every: int
+    keep_every: int = 0
+    checkpoint_minutes: float = 0.0
 
     def __post_init__(self):
         if not 0 <= self.first < self.last <= self.steps or self.log_every < 1:
@@ -61,7 +67,7 @@ def fit(
     *,
     train_step: Callable,
     source: BatchSource,
-    evaluate: Callable[[TrainState], dict[str, float]] | None,
+    evaluate: Callable[[TrainState, Callable[[], None]], dict[str, float]] | None,
     checkpoints: Checkpoints,
     run_log: RunLog,
     mesh: Mesh,
@@ -69,21 +75,32 @@ def fit(
     hardware: Hardware,
     key: jax.Array,
     profiler: Profiler,
+    stop: StopRequest,
+    watch: Watch,
+    last_good: Callable[[], TrainState],
+    limits: Limits = Limits(),
     expected_first_loss: float | None = None,
 ) -> tuple[TrainState, bool]:
     """Trains from `state.step` to `cadence.last`; returns (state, finished). finished is False after SIGTERM or SIGINT, with the state saved.
 
+    `watch` is told of every step, batch of an evaluation and save, and `stop` asked; `evaluate` calls its second argument between batches.
+
     The source counts its steps from `cadence.first` on. expected_first_loss: ln V for a run from scratch; the first step's MLM loss is compared with it, and a warning says so when it is off.
-    FloatingPointError when the loss or the gradients stop being finite; such a state is never saved.
+    limits: those that `train_step` skips by; after so many skipped in a row the state is that of `last_good`, the newest checkpoint, and the batches behind them follow.
+    FloatingPointError when that leads to nothing, or numbers of an update that was made are not finite; such a state is never saved.
     """
     start = int(state.step)
     progress = Progress(start, cadence.steps, hardware, source.source_names)
-    saves = TimedSaves(checkpoints, run_log)
+    saves = TimedSaves(checkpoints, run_log, minutes=cadence.checkpoint_minutes)
+    bad_steps, went_back_to = BadSteps(limits), None
     iterator = iter(source.batches(start - cadence.first, cadence.last - cadence.first))
     window: list[dict] = []
+    rows, step = 0, start
 
-    with StopRequest() as stop, progress, profiler:
-        for step in range(start + 1, cadence.last + 1):
+    with progress, profiler, saves:
+        while step < cadence.last:
+            step += 1
+            watch.begins(f"the batch of step {step}", slow=not rows)
             with progress.waiting_for_input():
                 batch = next(iterator)
             if step == start + 1:
@@ -92,12 +109,16 @@ def fit(
                 jax.block_until_ready(state)  # nothing of earlier updates in the trace
                 with progress.paused():
                     profiler.start()
+            watch.begins(f"step {step}", slow=len(batch["input_ids"]) != rows)
             with profiler.step(step):
                 device_batch = put_batch(device_fields(batch), mesh)
                 state, metrics = train_step(state, device_batch, key)
-            window.append(metrics)
+            watch.step, watch.unsaved = step, True
+            window.append(averaged(metrics))
+            bad_steps.sent(step, metrics, batch)
             if len(window) > 2:
                 jax.block_until_ready(window[-3])  # never more than two steps ahead of the devices
+                tell(bad_steps.seen(step - 2), progress, run_log)
             progress.count(batch, len(device_batch["input_ids"]))
             if profiler.ends(step):
                 jax.block_until_ready(state)
@@ -114,33 +135,94 @@ def fit(
 
             due_log, due_eval = step % cadence.log_every == 0, evaluate is not None and cadence.due(cadence.eval_every, step)
             stopping = stop.due()
-            due_save = cadence.due(cadence.checkpoint_every, step) or stopping
+            due_save = cadence.due(cadence.checkpoint_every, step) or cadence.due(cadence.keep_every, step) or stopping
+            due_save = due_save or (due_log and saves.due())
             if due_log or due_save or due_eval:
                 values = divide(window)
+                tell(bad_steps.seen(step), progress, run_log)
                 if not all(math.isfinite(value) for value in values.values()):
                     run_log.event(step, "stopped", "loss or gradients not finite")
                     raise FloatingPointError(non_finite_message(step, values))
+            if bad_steps.too_many:
+                watch.begins("going back to the last checkpoint", slow=True)
+                saves.wait()
+                step = bad_steps.first + limits.in_a_row - 1  # whenever it was noticed
+                state, went_back_to = go_back(state, step, last_good, cadence.first, went_back_to)
+                progress.say(f"{limits.in_a_row} updates in a row were skipped: back to the state of step {went_back_to}, and on behind step {step}")
+                run_log.event(step, "went back", f"to the state of step {went_back_to}")
+                iterator = iter(source.batches(step - cadence.first, cadence.last - cadence.first))
+                window = []
+                bad_steps.passed()
+                continue
             if due_log or step == cadence.last:
-                values |= progress.rates()
-                run_log.write("train", step, values)
-                progress.show(step, values)
+                speed = progress.rates()
+                if values.get("skipped") == 1.0:  # nothing to average
+                    run_log.write("train", step, {"skipped": 1.0, **speed})
+                else:
+                    values |= speed
+                    run_log.write("train", step, values)
+                    progress.show(step, values)
                 window = []
                 saves.log()
+            scores = None
             if due_eval:
-                with progress.paused():
-                    values = evaluate(state)
-                run_log.write("eval", step, values)
-                progress.say(evaluation_line(step, values))
+                watch.begins(f"the evaluation at step {step}", slow=True)
+
+                def between_batches():
+                    stop.between_batches()
+                    watch.begins(f"the evaluation at step {step}")
+
+                try:
+                    with progress.paused():
+                        scores = evaluate(state, between_batches)
+                    run_log.write("eval", step, scores)
+                    progress.say(evaluation_line(step, scores))
+                except Interrupted:
+                    progress.say(f"step {step:>7,}  the evaluation is given up")
+                    stopping = due_save = True
+            due_save = due_save and (bad_steps.may_save or step == cadence.last)
             if due_save:
+                watch.begins(f"the save of step {step}", slow=True)
                 with progress.paused():
-                    saves.save(step, {"params": state.params, "opt_state": state.opt_state})
+                    saves.save(step, saved_part(state), scores)
             if stopping and step < cadence.steps:
-                progress.say(f"{stop.signal}: saving step {step} and leaving; the same command continues from there")
-                saves.wait()
+                if due_save:
+                    progress.say(f"{stop.signal}: saving step {step} and leaving; the same command continues from there")
+                    saves.finish(step, saved_part(state), scores)
+                else:
+                    progress.say(f"{stop.signal}: leaving; step {step} was skipped, and the same command continues from the last checkpoint")
+                    saves.wait()
                 run_log.event(step, "stopped", stop.signal)
                 return state, False
-        saves.wait()
+        watch.begins(f"the save of step {step}", slow=True)
+        saves.finish(step, saved_part(state))
+        watch.unsaved = False
     return state, True
+
+
+def saved_part(state: TrainState) -> dict:
+    return {"params": state.params, "opt_state": state.opt_state}
+
+
+def tell(found: Iterable[BadStep], progress: Progress, run_log: RunLog) -> None:
+    for bad in found:
+        progress.say(f"step {bad.step:>7,}  {bad}; `bert-jax inspect WORKDIR --step={bad.step - 1}` shows its batch")
+        run_log.event(bad.step, "skipped", str(bad), example_ids=bad.all_example_ids())
+
+
+def go_back(state: TrainState, step: int, last_good: Callable[[], TrainState], first: int, before: int | None) -> tuple[TrainState, int]:
+    """(the newest checkpoint's state with `step` as its step, the step of the checkpoint). Deletes the state.
+
+    FloatingPointError if that is before `first`, where a phase begins, or is `before`, to which the run has gone back already."""
+    jax.tree.map(lambda leaf: leaf.delete(), state)
+    state = last_good()
+    came_to = int(state.step)
+    if came_to < first or came_to == before:
+        raise FloatingPointError(
+            f"the updates up to step {step} were skipped{', as those after going back to the same checkpoint before' if came_to == before else ''}; "
+            f"the newest checkpoint is of step {came_to}. {ADVICE}"
+        )
+    return dataclasses.replace(state, step=jax.device_put(np.int32(step), state.step.sharding)), came_to
 
 
 def evaluation_line(step: int, values: dict[str, float]) -> str:
@@ -150,6 +232,8 @@ def evaluation_line(step: int, values: dict[str, float]) -> str:
     for pairs in ("nsp", "sop"):
         if f"{pairs}_accuracy" in values:
             line += f"  {pairs.upper()} accuracy {values[f'{pairs}_accuracy']:.1%} (commoner label {values[f'{pairs}_majority']:.1%})"
+    if "detection_accuracy" in values:
+        line += f"  replaced tokens: {values['detection_recall']:.1%} found, {values['detection_precision']:.1%} of those named"
     return line + f"  on {values['sequences']:,} sequences"
 
 
@@ -169,5 +253,5 @@ def non_finite_message(step: int, values: dict[str, float]) -> str:
     bad = ", ".join(f"{name}={value}" for name, value in values.items() if not math.isfinite(value))
     return (
         f"training diverged at or shortly before step {step}: {bad}. The last checkpoint is from before this. "
-        "Lower schedule.peak, lengthen schedule.warmup_steps, or set optimizer.clip_norm"
+        + ADVICE
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from bert_jax.model.spec import ModelSpec
+from bert_jax.model.spec import AnySpec, EncoderSpec
 
 # Dense bfloat16 peak of one chip in FLOP/s, by jax.Device.device_kind.
 PEAK_FLOPS = {
@@ -23,15 +23,16 @@ PEAK_FLOPS = {
 }
 
 
-def model_flops(spec: ModelSpec, length: int, predictions: int) -> float:
-    """FLOPs of one sequence's forward and backward pass: 6 per weight and token, 12 d per layer, token and token seen by attention, the head on
+def model_flops(spec: AnySpec, length: int, predictions: int) -> float:
+    """FLOPs of one sequence's forward and backward pass: 6 per weight and token, 12 d per layer, token and token seen by attention, the MLM head on
     `predictions` positions."""
-    encoder = spec.encoder
-    width, inner = encoder.embedding.size or encoder.hidden_size, encoder.attention.num_heads * encoder.attention.head_dim
-    weights = encoder.num_layers * encoder.layer_weights + (width * encoder.hidden_size if encoder.embedding.size else 0)
-    attention = 12 * inner * length * encoder.attended(length)
-    head = 6 * predictions * width * ((encoder.hidden_size if spec.mlm_head.transform else 0) + encoder.embedding.vocab_size)
-    return 6 * weights * length + attention + head
+    heads = 6 * (predictions * spec.prediction_weights + length * spec.token_weights)
+    return heads + sum(encoder_flops(encoder, length) for encoder in spec.encoders)
+
+
+def encoder_flops(encoder: EncoderSpec, length: int) -> float:
+    weights = encoder.num_layers * encoder.layer_weights + (encoder.embedding.size or 0) * encoder.hidden_size
+    return 6 * weights * length + 12 * encoder.attention.num_heads * encoder.attention.head_dim * length * encoder.attended(length)
 
 
 def divide(metrics: Iterable[dict[str, tuple]]) -> dict[str, float]:

@@ -65,8 +65,8 @@ class RunLog:
         for tracker in self.trackers:
             tracker.scalars(step, {tag_of(split, name): value for name, value in metrics.items()})
 
-    def event(self, step: int, event: str, detail: str = "") -> None:
-        line = {"split": "event", "step": step, "time": round(time.time(), 3), "event": event, "detail": detail}
+    def event(self, step: int, event: str, detail: str = "", **more: list[int]) -> None:
+        line = {"split": "event", "step": step, "time": round(time.time(), 3), "event": event, "detail": detail, **more}
         self.file.write(json.dumps(line) + "\n")
 
     def text(self, step: int, tag: str, markdown: str) -> None:

@@ -9,8 +9,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from bert_jax.model.heads import PretrainingModel
-from bert_jax.model.spec import ModelSpec
+from bert_jax.model.heads import DetectionModel, PretrainingModel, build
+from bert_jax.model.spec import AnySpec
 from bert_jax.sharding import constrain, partition_spec, replicated, shard_over_data
 
 Tree = Any
@@ -30,16 +30,16 @@ class TrainState:
 class Blueprint:
     """A model without its arrays. params: nested dict of ShapeDtypeStruct; axes: the same tree with logical axis names."""
 
-    spec: ModelSpec
+    spec: AnySpec
     graphdef: nnx.GraphDef
     params: Tree
     axes: Tree
 
     def init(self, key: jax.Array) -> Tree:
         """Parameters by the published initialisation (truncated normal of std 0.02, zero biases, unit norms)."""
-        return nnx.to_pure_dict(nnx.split(PretrainingModel(self.spec, rngs=nnx.Rngs(params=key)))[1])
+        return nnx.to_pure_dict(nnx.split(build(self.spec, rngs=nnx.Rngs(params=key)))[1])
 
-    def model(self, params: Tree) -> PretrainingModel:
+    def model(self, params: Tree) -> PretrainingModel | DetectionModel:
         """Under a mesh, embeddings and heads are gathered over `fsdp` here, and their gradients are whole; layers where their scan comes to them.
 
         Left to itself the compiler looks tokens up in each piece of the table, and moves activations instead.
@@ -55,14 +55,16 @@ class Blueprint:
     @property
     def num_params(self) -> int:
         """Parameters of the model as published, without the padding of the vocabulary."""
-        embedding, head = self.spec.encoder.embedding, self.spec.mlm_head
-        width = (embedding.size or self.spec.encoder.hidden_size) + head.decoder_bias
-        padding = (embedding.padded_vocab_size - embedding.vocab_size) * width
-        return sum(leaf.size for leaf in jax.tree.leaves(self.params)) - padding
+        embedding = self.spec.encoder.embedding
+        axes = jax.tree.leaves(self.axes, is_leaf=lambda node: isinstance(node, tuple))
+        return sum(
+            leaf.size // embedding.padded_vocab_size * embedding.vocab_size if "vocab" in names else leaf.size
+            for names, leaf in zip(axes, jax.tree.leaves(self.params), strict=True)
+        )
 
 
-def make_blueprint(spec: ModelSpec) -> Blueprint:
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: PretrainingModel(spec, rngs=nnx.Rngs(params=0))))
+def make_blueprint(spec: AnySpec) -> Blueprint:
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: build(spec, rngs=nnx.Rngs(params=0))))
     axes = jax.tree.map(lambda leaf: leaf.get_metadata("axes"), state, is_leaf=lambda node: isinstance(node, nnx.Variable))
     return Blueprint(spec, graphdef, nnx.to_pure_dict(state), nnx.to_pure_dict(axes))
 

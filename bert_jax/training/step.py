@@ -9,15 +9,16 @@ from jax.sharding import Mesh
 
 from bert_jax.model.spec import Compute
 from bert_jax.sharding import batch_sharding, constrain, replicated
+from bert_jax.training.bad_steps import Limits, without_bad
 from bert_jax.training.norms import norm_metrics
-from bert_jax.training.objectives import MaskedLm, ratios, total_loss
+from bert_jax.training.objectives import Objective, ratios, total_loss
 from bert_jax.training.schedules import Schedule
 from bert_jax.training.state import Blueprint, TrainState, shardings_of, update_shardings
 
 
 def make_train_step(
     blueprint: Blueprint,
-    objective: MaskedLm,
+    objective: Objective,
     tx: optax.GradientTransformation,
     schedule: Schedule,
     compute: Compute,
@@ -26,11 +27,12 @@ def make_train_step(
     *,
     accumulate: int = 1,
     first_step: int = 0,
+    limits: Limits | None = None,
 ) -> Callable:
     """`train_step(state, batch, key) -> (state, metrics)`, compiled, donating the state.
 
     accumulate: the batch is worked through in that many micro-batches; the update is that of the whole batch. first_step: where the
-    schedule's step 0 lies. metrics: name -> (numerator, denominator).
+    schedule's step 0 lies. metrics: name -> (numerator, denominator). limits: beyond which a step changes nothing but `state.step`; None: every update is made.
     """
 
     pieces = update_shardings(abstract)
@@ -39,7 +41,7 @@ def make_train_step(
     def gradients(params, micro, weights, key):
         def loss_of(params):
             losses, right = objective.sums(blueprint.model(params), micro, key=key, compute=compute)
-            return total_loss(losses, weights), (losses, right)
+            return total_loss(losses, weights, objective.scales), (losses, right)
 
         (_, sums), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         return jax.lax.with_sharding_constraint(grads, pieces), sums
@@ -68,8 +70,14 @@ def make_train_step(
         updates = optax.tree.scale(-rate, updates)
         new_params = jax.lax.with_sharding_constraint(optax.apply_updates(params, updates), pieces)  # the step's out_shardings gather them, once
         one = jnp.float32(1)
-        metrics = ratios(losses, right, weights) | {"loss": (total_loss(losses, weights), one), "learning_rate": (rate, one)}
+        loss = total_loss(losses, weights, objective.scales)
+        metrics = ratios(losses, right, weights) | {"loss": (loss, one), "learning_rate": (rate, one)}
         metrics |= norm_metrics(grads, updates, params, blueprint.axes, report.get("trust_ratios"))
+        if limits is not None:
+            grad_norm = metrics["grad_norm"][0]
+            good = limits.good(loss, grad_norm)
+            new_params, opt_state = jax.tree.map(lambda new, old: jnp.where(good, new, old), (new_params, opt_state), (params, state.opt_state))
+            metrics = without_bad(metrics, good, loss, grad_norm)
         return TrainState(state.step + 1, new_params, opt_state), metrics
 
     shardings = shardings_of(abstract)
@@ -87,7 +95,7 @@ def split_batch(field: jax.Array, count: int) -> jax.Array:
     return constrain(micros, ("micro_batches", "batch", *["length"] * (field.ndim - 1)))
 
 
-def make_eval_step(blueprint: Blueprint, objective: MaskedLm, compute: Compute, abstract_params, mesh: Mesh) -> Callable:
+def make_eval_step(blueprint: Blueprint, objective: Objective, compute: Compute, abstract_params, mesh: Mesh) -> Callable:
     """`eval_step(params, batch) -> metrics` without dropout; metrics: name -> (numerator, denominator)."""
 
     def eval_step(params, batch):

@@ -1,7 +1,7 @@
 """TPU slices on Google Kubernetes Engine: a JobSet for kubectl, or the command line of xpk, which makes one.
 
-One pod per machine of the slice; GKE tells JAX its place. Exit statuses 1 and 2 (errors, bad usage) fail the JobSet at once; anything else, such as 75, a killed
-or an evicted pod, recreates all pods, `restarts` times at most.
+One pod per machine of the slice; GKE tells JAX its place. Exit statuses that need mending (`exit_codes.MEND`: errors, bad usage, a full disk) fail the JobSet at once; anything
+else, such as 75, a killed or an evicted pod, recreates all pods, `restarts` times at most.
 """
 
 import base64
@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 
+from launch.exit_codes import MEND
 from launch.launchers import worker
 from launch.launchers.steps import Command, Step, check_name, check_words, quote
 
@@ -112,13 +113,13 @@ def job_set(workload: Workload, payload: list[str]) -> dict:
         "containers": [{
             "name": "train", "image": workload.image, "workingDir": DIRECTORY,
             "command": container_words(["bash", "-c", TRAIN, "bert-jax", requirement_of(workload.package), *payload]),
-            "env": [{"name": "PYTHONUNBUFFERED", "value": "1"}],
+            "env": [{"name": "PYTHONUNBUFFERED", "value": "1"}, {"name": "BERT_JAX_GRACE", "value": str(GRACE)}],
             "resources": {"requests": {"google.com/tpu": workload.chips // hosts}, "limits": {"google.com/tpu": workload.chips // hosts}},
             **({"volumeMounts": mounts} if mounts else {}),
         }],
         **({"volumes": volumes} if volumes else {}),
     }
-    errors = {"action": "FailJob", "onExitCodes": {"containerName": "train", "operator": "In", "values": [1, 2]}}
+    errors = {"action": "FailJob", "onExitCodes": {"containerName": "train", "operator": "In", "values": list(MEND)}}
     job = {
         "parallelism": hosts, "completions": hosts, "completionMode": "Indexed", "backoffLimit": 0, "podFailurePolicy": {"rules": [errors]},
         "template": {**({"metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}}} if workload.mount else {}), "spec": pod},

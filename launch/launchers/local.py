@@ -16,10 +16,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
+from launch import exit_codes
 from launch.launchers.signals import caught_signals
 from launch.launchers.steps import quote
 
-STOPPED = 75  # exit status of a command that was stopped with its state saved (launch.pretrain.STOPPED, which would load jax)
+STOPPED = exit_codes.STOPPED.status
 POLL = 0.05  # seconds
 DEVICE_COUNT = "--xla_force_host_platform_device_count"
 

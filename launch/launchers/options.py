@@ -173,7 +173,8 @@ def add_tpu_vm(kinds) -> None:
 
     action = add(
         "run", run,
-        "Runs the command on all workers, in ~/bert-jax, and again until it is done: after 75, a broken connection and preemption.\n"
+        "Runs the command on all workers, in ~/bert-jax, and again until it is done: after 75 and other statuses that a relaunch can help,\n"
+        "a broken connection and preemption.\n"
         "Ctrl-C or SIGTERM asks the run to save and stop.", payload=True,
     )
     action.add_argument("--retries", type=int, default=50, metavar="N", help="relaunches at most (default: 50)")

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from launch.launchers.local import STOPPED
+from launch.exit_codes import AGAIN, BY_STATUS
 from launch.launchers.signals import caught_signals
 from launch.launchers.steps import not_installed
 
@@ -18,8 +18,9 @@ def relaunch_until_done(
 ) -> int:
     """Calls `launch` until it returns 0; returns the last exit status.
 
-    It goes on after 75 (stopped with the state saved), after a broken connection and after any status of machines that were taken away, which `recover` then has to
-    bring back (False: it cannot). Any other status is an error of the command, and ends it, as do `retries` relaunches and `stopping`, a person's wish.
+    It goes on after statuses that say so themselves (`exit_codes.AGAIN`: stopped with the state saved, hung, a peer that died or did not come), after a broken connection
+    and after any status of machines that were taken away, which `recover` then has to bring back (False: it cannot). Any other status is an error of the command, and
+    ends it, as do `retries` relaunches and `stopping`, a person's wish.
     `pause` is in seconds, before each relaunch.
     """
     for attempt in range(retries + 1):
@@ -29,14 +30,14 @@ def relaunch_until_done(
         if status == DISCONNECTED:
             sleep(pause)  # the state of machines that are being taken away lags behind
         gone = taken_away()
-        if status not in (STOPPED, DISCONNECTED) and not gone:
+        if status not in (*AGAIN, DISCONNECTED) and not gone:
             return status
         if attempt == retries:
             say(f"status {status} after {retries} relaunches; giving up")
             return status
         if gone and not recover():
             return status
-        say(f"status {status}{', and the machines were taken away' if gone else ''}: relaunch {attempt + 1} of at most {retries}")
+        say(f"status {status}{f' ({BY_STATUS[status].name})' if status in BY_STATUS else ''}{', and the machines were taken away' if gone else ''}: relaunch {attempt + 1} of at most {retries}")
         sleep(pause)
     raise AssertionError("unreachable")
 

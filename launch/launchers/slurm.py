@@ -1,4 +1,4 @@
-"""An sbatch script for several GPU nodes: installs, fetches the store to the nodes' own disks, runs one JAX program on all, and queues itself again when stopped.
+"""An sbatch script for several GPU nodes: installs, fetches the store to the nodes' own disks, runs one JAX program on all, and queues itself again when it may go on (`exit_codes.AGAIN`).
 
 JAX finds coordinator and ranks in Slurm's variables. It would give each task one device, the one numbered by its place on the node, so that a task which is to have
 all GPUs of its node must be told so (`JAX_LOCAL_DEVICE_IDS`).
@@ -8,7 +8,7 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from launch.launchers.local import STOPPED
+from launch.exit_codes import AGAIN
 from launch.launchers.steps import Command, File, Step, check_name, check_words
 from launch.launchers.worker import BUCKET, WAIT, read_package
 
@@ -47,8 +47,9 @@ srun --kill-on-bad-exit=0 --wait=600 --gpu-bind=none --cpus-per-task="$SLURM_CPU
 pid=$!
 trap 'kill -TERM "$pid"' TERM  # the notice before the time limit; srun hands it to every task
 """ + WAIT + f"""\
-if [ "$status" = {STOPPED} ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt "$restarts" ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
-  echo "saved and stopped: queued again"
+case " {' '.join(map(str, AGAIN))} " in *" $status "*) again=1 ;; *) again= ;; esac
+if [ "$again" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt "$restarts" ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+  echo "status $status: queued again"
   scontrol requeue "$SLURM_JOB_ID" && exit
 fi
 exit "$status"

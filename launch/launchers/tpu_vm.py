@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from launch.exit_codes import AGAIN
 from launch.launchers import worker
 from launch.launchers.relaunch import relaunch_until_done, run_interruptibly
 from launch.launchers.steps import Command, check_name, check_words, not_installed, run_steps, show
@@ -120,7 +121,7 @@ def run(
     recovery = [*delete(where), *create(where, recreate[0]), *setup(where, recreate[1])] if recreate else []
     if not execute:
         show([command])
-        print(f"# again after status 75, and after a broken connection or preemption, {retries} times at most. Before that:\n")
+        print(f"# again after status {', '.join(map(str, AGAIN))}, and after a broken connection or preemption, {retries} times at most. Before that:\n")
         show([describe_state(where), *recovery])
         print("# Ctrl-C or SIGTERM:\n")
         show(stop(where))

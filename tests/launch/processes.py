@@ -90,15 +90,15 @@ class Job:
         assert statuses == [status] * len(statuses), f"{statuses}:\n" + "\n---\n".join(self.text(number) for number in range(len(self.outputs)))
 
 
-def start(directory: Path, *arguments: str, processes: int = 1, devices: int = 1, join=by_options, variables: dict[str, str] | None = None) -> Job:
-    """`bert-jax ARGUMENTS` as so many processes of so many devices. Outputs go to `directory`."""
+def start(directory: Path, *arguments: str, processes: int = 1, devices: int = 1, join=by_options, variables: dict[str, str] | None = None, program="processes") -> Job:
+    """`bert-jax ARGUMENTS`, by `tests.launch.processes` or another program here, as so many processes of so many devices. Outputs go to `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     own = {name: value for name, value in os.environ.items() if not ENVIRONMENT.match(name)}
     own |= {"XLA_FLAGS": f"{QUICK} --xla_force_host_platform_device_count={devices}", "PYTHONPATH": str(ROOT)} | (variables or {})
     job = Job([], [])
     for number, (options, more) in enumerate(join(free_port(), processes) if processes > 1 else [([], {})]):
         output = directory / f"output_{len(list(directory.glob('output_*')))}_{number}.txt"
-        command = [sys.executable, "-m", "tests.launch.processes", *arguments, *options]
+        command = [sys.executable, "-m", f"tests.launch.{program}", *arguments, *options]
         with open(output, "w") as file:
             job.processes.append(subprocess.Popen(command, cwd=ROOT, env=own | more, stdout=file, stderr=subprocess.STDOUT))
         job.outputs.append(output)

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from bert_jax.batch import check, device_fields, zeros
-from bert_jax.interop import architectures, huggingface, weights
+from bert_jax.interop import architectures, weights
 from bert_jax.model.families import build_spec
 from launch import config as configs
 from launch.cli import main
@@ -90,6 +90,8 @@ def test_every_config_builds(path):
         config["model"]["vocab_size"] = config["model"]["vocab_size"] or 6_000
         run = build_run(config)
         batch = zeros(config["batch_size"], config["length"], config["masking"]["predictions"], nsp=config["model"].get("nsp", False))
+        if run.objective.pairs == "sop":
+            batch["sop_labels"] = batch.pop("nsp_labels")
         check(batch)
         assert config["masking"]["predictions"] >= int(config["masking"]["rate"] * config["length"])
         step = make_train_step(
@@ -109,7 +111,7 @@ def test_every_config_says_what_it_is(path):
     assert len(text.splitlines()) <= 60
 
 
-@pytest.mark.parametrize("name, millions", [("bert_base", 110.1), ("bert_large", 336.2), ("roberta_base", 124.7), ("roberta_large", 355.4)])
+@pytest.mark.parametrize("name, millions", [("bert_base", 110.1), ("bert_large", 336.2), ("roberta_base", 124.7), ("roberta_large", 355.4), ("albert_base_v2", 11.8), ("albert_xxlarge_v2", 223.2)])
 def test_published_models_have_the_published_parameters(name, millions):
     """Every weight's name and shape is that of transformers' model of the same config, which is only described, not allocated."""
     section = configs.load(f"configs/{name}.py", [])["model"]

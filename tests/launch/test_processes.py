@@ -11,6 +11,7 @@ import pytest
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.loop import evaluation_line
 from launch.evaluate import evaluate_workdir
+from launch.exit_codes import PEER_DIED
 from launch.load_model import load_model
 from tests.launch.conftest import SMALL, run
 from tests.launch.processes import by_open_mpi, by_options, by_slurm, by_variables, recorded_rows, start
@@ -60,7 +61,7 @@ def assert_same_run(root, undisturbed):
     jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, rtol=0, atol=1e-5), mine, theirs)
 
 
-def stop(job, number=0, words="starting from", by=signal.SIGTERM):
+def stop(job, number=0, words="first step after", by=signal.SIGTERM):
     """A signal to one of the processes; all must leave with 75."""
     job.wait_for(words)
     job.processes[number].send_signal(by)
@@ -68,7 +69,7 @@ def stop(job, number=0, words="starting from", by=signal.SIGTERM):
 
 
 def test_stopped_on_two_processes_and_continued_on_one(recorded, undisturbed, tmp_path):
-    job = train(recorded, tmp_path, processes=2, devices=2, join=by_slurm, seconds=0.1)
+    job = train(recorded, tmp_path, processes=2, devices=2, join=by_slurm, seconds=0.4)
     stop(job, number=1)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     stopped_at = checkpoints.steps()[-1]
@@ -86,7 +87,7 @@ def test_a_chain_of_topologies(recorded, undisturbed, tmp_path):
     legs = ((2, 2, by_options, 0, signal.SIGINT), (1, 4, None, 0, signal.SIGTERM), (4, 1, by_variables, 3, signal.SIGTERM))
     for processes, devices, join, number, by in legs:
         job = train(recorded, tmp_path, processes=processes, devices=devices, join=join, seconds=0.4)
-        stop(job, number=number, words="first step after", by=by)
+        stop(job, number=number, by=by)
     train(recorded, tmp_path).check()
     assert sum("resumed" in line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
     assert_same_run(tmp_path, undisturbed)
@@ -127,9 +128,12 @@ def test_an_error_of_all_ends_all_with_their_own_words(recorded, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_error_of_one_ends_all(recorded, tmp_path):
-    """The others wait for it, and notice."""
+def test_the_end_of_one_ends_all(recorded, tmp_path):
+    """The others wait for it, and notice. Of one that was killed nobody knows why."""
     job = train(recorded, tmp_path, processes=2, seconds=0.5)
     job.wait_for("first step after")
     job.processes[1].kill()
-    assert job.end(60)[1] == -signal.SIGKILL and job.processes[0].returncode not in (0, 75)
+    statuses = job.end(60)
+    assert statuses[1] == -signal.SIGKILL and statuses[0] in (PEER_DIED.status, -signal.SIGABRT), job.text()
+    names = [json.loads((tmp_path / "run" / f"exit_reason-{rank}.json").read_text())["name"] for rank in (0, 1)]
+    assert names[1] == "running" and names[0] == ("peer_died" if statuses[0] == PEER_DIED.status else "running")

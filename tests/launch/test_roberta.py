@@ -39,7 +39,7 @@ def test_what_does_not_fit_the_family_is_refused_with_the_fix(byte_bpe_store, pr
         ([f"--config.data.path={byte_bpe_store}", "--config.model.position_offset=1"], "pads with id 1.*--config.model.position_offset=2"),
         ([f"--config.data.path={prepared.store}"], "pads with id 0.*--config.model.position_offset=1"),
         ([f"--config.data.path={byte_bpe_store}", "--config.model.nsp=true"], "model.nsp is set, but model.family=roberta takes vocab_size"),
-        ([f"--config.data.path={byte_bpe_store}", "--config.model.family=electra"], "model.family is 'electra'; known: bert, roberta, xlm_roberta"),
+        ([f"--config.data.path={byte_bpe_store}", "--config.model.family=xlnet"], "model.family is 'xlnet'; known: bert, roberta, xlm_roberta"),
         ([f"--config.data.path={byte_bpe_store}", "--config.length=128", "--config.masking.predictions=30"], "length 128 is over model.max_positions 64"),
     ):
         assert main(["pretrain", *ROBERTA, f"--workdir={tmp_path / 'none'}", *changes]) == 1

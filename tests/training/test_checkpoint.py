@@ -5,6 +5,7 @@ import os
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -76,13 +77,23 @@ def test_only_the_newest_are_kept(tiny, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000002", "step_00000003"]
 
 
+def test_the_best_and_every_third_stay_too(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, keep_every=3, keep_best="mlm_loss")
+    for step, loss in ((1, 3.0), (2, 1.5), (3, 2.0), (4, float("nan")), (5, 1.9), (6, None), (7, 2.5), (8, 2.2)):
+        checkpoints.save(step, {"params": {"w": jnp.arange(4.0)}}, None if loss is None else {"mlm_loss": loss})
+    checkpoints.wait()
+    assert checkpoints.steps() == [2, 3, 6, 7, 8]
+
+
 def data_files(checkpoints, step):
     return [name for name, record in checkpoints.record(step)["files"].items() if record["bytes"] > 0]
 
 
 @pytest.mark.parametrize("harm", ["flip", "zero", "truncate", "delete"])
-def test_damage_is_found_named_and_the_step_before_used(copy, harm, caplog):
-    name = max(data_files(copy, 2), key=lambda name: copy.record(2)["files"][name]["bytes"])
+@pytest.mark.parametrize("kind", ["data", "metadata", "commit"])
+def test_damage_is_found_named_and_the_step_before_used(copy, harm, kind, caplog):
+    largest = max(data_files(copy, 2), key=lambda name: copy.record(2)["files"][name]["bytes"])
+    name = {"data": largest, "metadata": min(data_files(copy, 2)), "commit": "commit.json"}[kind]
     path = copy.path(2) / name
     content = bytearray(path.read_bytes())
     if harm == "flip":
@@ -93,11 +104,14 @@ def test_damage_is_found_named_and_the_step_before_used(copy, harm, caplog):
         content = content[:-10]
     path.write_bytes(content) if harm != "delete" else path.unlink()
     assert copy.newest() == 1 and copy.path(2).exists()  # looking changes nothing
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match="damaged|no checkpoint of step 2"):
         copy.choose(2)
+    copy.remove_partial()
+    assert copy.path(2).exists()  # nor is what lost its commit taken for a save that was cut short
     assert copy.newest(set_aside=True) == 1
     assert name in caplog.text
-    assert (copy.directory / "step_00000002.damaged").exists()
+    assert name in json.loads((copy.directory / "step_00000002.damaged" / "damage.json").read_text())["reason"]
+    assert copy.newest(set_aside=True) == 1
 
 
 def test_every_file_is_under_the_commit(copy):
@@ -112,10 +126,40 @@ def test_every_file_is_under_the_commit(copy):
 
 def test_a_save_that_was_cut_short_does_not_count(copy):
     os.remove(copy.path(2) / "commit.json")
+    (copy.path(2) / "unfinished").touch()
     (copy.directory / "step_00000009").mkdir()
+    (copy.directory / "step_00000003.removed").mkdir()
     assert copy.newest() == 1
     copy.remove_partial()
     assert sorted(path.name for path in copy.directory.iterdir()) == ["step_00000001"]
+
+
+def test_a_removal_that_was_cut_short_leaves_nothing_that_counts(copy, monkeypatch):
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed after the rename
+    copy.files.discard(1)
+    assert copy.steps() == [2]
+
+
+def test_the_digest_is_that_of_what_was_saved(tiny, saved, copy):
+    """It is compared with the arrays that were restored, whatever the files are."""
+    digests = copy.record(2)["digests"]
+    assert digests.keys() == copy.record(2)["leaves"].keys() and len(set(digests.values())) > 10
+    recorded = copy.record
+    name = "params.mlm_head.bias" if "params.mlm_head.bias" in digests else next(iter(digests))
+    copy.record = lambda step: recorded(step) | {"digests": digests | {name: "0" * 16}} if step == 2 else recorded(step)
+    with pytest.raises(CheckpointError, match=f"not what was saved: {name}"):
+        copy.restore(2, abstract(tiny))
+    step, trees_of_one = copy.restore_newest(abstract(tiny))
+    assert step == 1 and copy.steps() == [1]
+    assert_equal(trees_of_one, saved[1])
+    assert "not what was saved" in json.loads((copy.directory / "step_00000002.damaged" / "damage.json").read_text())["reason"]
+
+
+def test_checkpoints_without_digests_are_read(tiny, saved, copy):
+    record = {name: value for name, value in copy.record(2).items() if name not in ("digests", "sha256", "scores")}
+    (copy.path(2) / "commit.json").write_text(json.dumps(record))
+    assert copy.newest() == 2
+    assert_equal(copy.restore(2, abstract(tiny)), saved[1])
 
 
 def test_all_damaged_is_an_error_and_not_a_fresh_start(copy):
@@ -137,12 +181,18 @@ def test_another_shape_or_type_is_refused_with_both_named(tiny, copy):
 def test_a_failed_save_is_reported_and_leaves_nothing_that_counts(tiny, tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     replace = os.replace
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    def full(source, target):
+        if str(target).endswith("commit.json"):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
     checkpoints.save(1, trees(tiny.fresh()))
     with pytest.raises(CheckpointError, match="No space left"):
         checkpoints.wait()
     monkeypatch.setattr(os, "replace", replace)
-    assert checkpoints.steps() == []
+    assert checkpoints.steps() == [] and not list(tmp_path.iterdir())  # no temporary is left
     checkpoints.save(1, trees(tiny.fresh()))
     checkpoints.wait()
     assert checkpoints.newest() == 1

@@ -12,7 +12,7 @@ from bert_jax.training.evaluate import evaluate
 from bert_jax.training.metrics import divide, model_flops
 from bert_jax.training.objectives import MaskedLm, ratios
 from bert_jax.training.state import make_blueprint
-from bert_jax.training.step import make_eval_step, make_train_step
+from bert_jax.training.step import make_eval_step
 from tests.training.conftest import LENGTH, make_batch
 
 

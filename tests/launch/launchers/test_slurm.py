@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -108,11 +107,13 @@ def test_a_task_has_all_gpus_of_its_node_or_one(tasks, number, cpus, devices, st
         ("sys.exit(75)", "RUNNING", 5, 75, False),  # as often as allowed
         ("sys.exit(75)", "CANCELLED", 0, 75, False),  # a person ended it
         ("sys.exit(75)", "PREEMPTED", 0, 75, False),  # Slurm queues it again itself
+        ("sys.exit(70)", "RUNNING", 0, 0, True),  # hung
         ("sys.exit(1)", "RUNNING", 0, 1, False),
+        ("sys.exit(73)", "RUNNING", 0, 73, False),  # the disk is full
         ("os.kill(os.getpid(), 9)", "RUNNING", 0, None, False),
     ],
 )
-def test_only_a_saved_run_is_queued_again(do, state, restarted, status, queued_again, stand_ins, tmp_path):
+def test_only_a_run_that_may_go_on_is_queued_again(do, state, restarted, status, queued_again, stand_ins, tmp_path):
     process = run_script(make_job(tmp_path, restarts=5), PAYLOAD, stand_ins, do=do, state=state, restarted=restarted)
     ended = process.wait(timeout=30)
     assert ended == status if status is not None else ended not in (0, 75)

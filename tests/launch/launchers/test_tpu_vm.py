@@ -237,6 +237,8 @@ def relaunch(statuses: list[int], *, gone=(), retries: int = 5, recovers: bool =
 def test_relaunching_goes_on_after_saving_disconnection_and_preemption_only():
     assert relaunch([0]) == (0, 1)
     assert relaunch([75, 75, 0]) == (0, 3)
+    assert relaunch([69, 70, 71, 79, 0]) == (0, 5)
+    assert relaunch([73, 0]) == (73, 1)
     assert relaunch([255, 0]) == (0, 2)
     assert relaunch([1, 0]) == (1, 1)
     assert relaunch([134, 0]) == (134, 1)
