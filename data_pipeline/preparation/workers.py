@@ -156,7 +156,7 @@ def _work(connection: Connection, job: Job) -> None:
             if has_chunks:  # taken off the pipe at once, so that the parent can go on reading; as bytes, which are compact
                 messages = deque(iter(connection.recv_bytes, b""))
                 arguments = *arguments, _chunks(messages)
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             return
         try:
             result = task(*arguments, job, tokenizer)
@@ -169,7 +169,7 @@ def _work(connection: Connection, job: Job) -> None:
         del arguments
         try:
             connection.send(result)
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             return
 
 

@@ -127,6 +127,7 @@ def test_a_tokenizer_that_links_elsewhere_is_not_copied(tmp_path):
 def test_plans_are_not_taken_from_a_directory_that_others_may_write(store, tmp_path, monkeypatch):
     """The temporary directory is everybody's, and the name is easily guessed."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "shared"))
+    shutil.rmtree(store / "plans", ignore_errors=True)
     (store / "plans").write_text("")  # where none can be kept
     settings = Settings("full_sentences", 64, 0.0, 1, 0)
     taken = tmp_path / "shared" / f"bert_jax_plans_{os.getuid()}"

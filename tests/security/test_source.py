@@ -102,7 +102,7 @@ def test_what_is_harmless_is_let_through():
 
 
 def test_templates_escape_and_load_nothing():
-    templates = sorted((ROOT / "launch").glob("*.html.j2"))
+    templates = sorted((ROOT / "launch").rglob("*.html.j2"))
     assert len(templates) >= 2
     for template in templates:
         text = template.read_text(encoding="utf-8")
