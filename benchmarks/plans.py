@@ -12,9 +12,9 @@ import logging
 import sys
 from pathlib import Path
 
-from launch import plan_page
 from launch.config import load
-from launch.plan import default_cache, make_plan
+from launch.plan import page as plan_page
+from launch.plan.plan import default_cache, make_plan
 
 ROOT = Path(__file__).parent.parent
 # config -> slice -> overrides: micro-batches that fill the devices without running over, and an evaluation batch that divides over them.

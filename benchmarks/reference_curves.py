@@ -1,4 +1,4 @@
-"""Makes the reference curves that the report page draws behind a run's own (launch/reference_curves.json).
+"""Makes the reference curves that the report page draws behind a run's own (launch/report/reference_curves.json).
 
     python benchmarks/reference_curves.py --workdir=runs/reference [--seeds 0 1 2] [--curve quickstart] [--tolerance 0.02]
 
@@ -18,8 +18,8 @@ import numpy as np
 
 from launch import config as configs
 from launch.quickstart import HOLDOUT, VOCAB_SIZE
-from launch.reference_curves import REGISTRY, SPLITS
-from launch.run_log import Log, read_log, series
+from launch.report.reference_curves import REGISTRY, SPLITS
+from launch.report.run_log import Log, read_log, series
 
 CURVES: dict[str, tuple[str, ...]] = {  # shipped config -> overrides
     "quickstart": (),

@@ -271,7 +271,7 @@ def add_doctor(commands) -> None:
         config = load_config(arguments)
         if arguments.print_config:
             return print_config(config)
-        from launch.doctor import doctor
+        from launch.doctor.command import doctor
 
         workdir = None if arguments.workdir is None else Path(arguments.workdir)
         return doctor(config, workdir, skip=tuple(arguments.skip), as_json=arguments.json)
@@ -294,7 +294,7 @@ def add_plan(commands) -> None:
         config = load_config(arguments)
         if arguments.print_config:
             return print_config(config)
-        from launch.plan_command import plan
+        from launch.plan.command import plan
 
         return plan(
             config, arguments.config, arguments.topology, price=arguments.price, search=arguments.search, chip_batch=arguments.chip_batch, phase=arguments.phase,
@@ -451,7 +451,7 @@ def add_fill_mask(commands) -> None:
 
 def add_inspect(commands) -> None:
     def run(arguments):
-        from launch.inspect_path import Look, inspect_path
+        from launch.inspect.path import Look, inspect_path
 
         inspect_path(
             arguments.path,
@@ -512,7 +512,7 @@ def add_record(commands) -> None:
 
 def add_report(commands) -> None:
     def run(arguments):
-        from launch.report import write_report
+        from launch.report.report import write_report
 
         print(write_report(Path(arguments.workdir)))
 

@@ -31,10 +31,10 @@ from launch.held_out import held_out_evaluation
 from launch.model_section import check_same_model, read_model_section, write_model_section
 from launch.oversight import Oversight
 from launch.phases import Phase, phases_of
-from launch.report import write_report
+from launch.report.report import write_report
+from launch.report.run_texts import config_table, data_table, samples_table
+from launch.report.samples import write_samples
 from launch.run import Run, build_run, copy_tokenizer, environment, step_of
-from launch.run_texts import config_table, data_table, samples_table
-from launch.samples import write_samples
 from launch.workdir_lock import locked
 
 MOST_RANDOM = 0.65  # of segment pairs, before a warning

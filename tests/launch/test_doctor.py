@@ -12,13 +12,30 @@ from data_pipeline.batches.loader import Loader
 from data_pipeline.batches.masking import MaskingSpec
 from data_pipeline.stores.store import TokenStore
 from launch import config as configs
-from launch import doctor_run
 from launch.cli import main
-from launch.doctor_check import FAIL, OK, SKIP, WARN
-from launch.doctor_examination import CHECKS, Examination, Patient
-from launch.doctor_rows import check_masking, check_pairs, check_repeats, check_rows, fullest_rows
-from launch.doctor_run import Sweep, blow_up, check_disk, check_isolation, check_schedule, judge_rate, judge_starting_loss, judge_throughput
-from launch.doctor_text import check_duplicates, check_epochs, check_held_out, check_overlap, check_vocabulary, range_hashes, read_hashes
+from launch.doctor import run_checks as doctor_run
+from launch.doctor.check import FAIL, OK, SKIP, WARN
+from launch.doctor.examination import CHECKS, Examination, Patient
+from launch.doctor.row_checks import check_masking, check_pairs, check_repeats, check_rows, fullest_rows
+from launch.doctor.run_checks import (
+    Sweep,
+    blow_up,
+    check_disk,
+    check_isolation,
+    check_schedule,
+    judge_rate,
+    judge_starting_loss,
+    judge_throughput,
+)
+from launch.doctor.text_checks import (
+    check_duplicates,
+    check_epochs,
+    check_held_out,
+    check_overlap,
+    check_vocabulary,
+    range_hashes,
+    read_hashes,
+)
 from tests.data_pipeline import docstring_stores
 from tests.launch.conftest import SMALL
 
@@ -274,7 +291,7 @@ def doctor(capsys, *arguments):
 
 def test_a_sound_run_passes_and_every_check_speaks(prepared, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(doctor_run, "INPUT_SECONDS", 0.1)
-    monkeypatch.setattr("launch.doctor_examination.SWEEP_STEPS", 20)
+    monkeypatch.setattr("launch.doctor.examination.SWEEP_STEPS", 20)
     status, printed = doctor(capsys, *SMALL, f"--config.data.path={prepared.store}", f"--workdir={tmp_path / 'run'}", "--json")
     result = json.loads(printed.out)
     verdicts = {check["name"]: check["verdict"] for check in result["checks"]}

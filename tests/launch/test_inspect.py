@@ -15,16 +15,16 @@ from bert_jax import batch as contract
 from data_pipeline.batches.loader import Loader
 from data_pipeline.batches.masking import MaskingSpec
 from data_pipeline.tokenization import tokenizers
-from launch.batch_statistics import measure, original_ids
-from launch.batch_view import word_starts_by_token, word_starts_of
 from launch.cli import main
-from launch.decoded_rows import decode_rows, printable
-from launch.distribution import Bin, Distribution
-from launch.inspect_page import compact, write_page
-from launch.inspect_path import last_record
-from launch.inspect_text import describe_record
-from launch.show_batch import print_rows
-from launch.store_facts import read_facts, shard_lengths
+from launch.inspect.batch_statistics import measure, original_ids
+from launch.inspect.batch_view import word_starts_by_token, word_starts_of
+from launch.inspect.decoded_rows import decode_rows, printable
+from launch.inspect.distribution import Bin, Distribution
+from launch.inspect.page import compact, write_page
+from launch.inspect.path import last_record
+from launch.inspect.show_batch import print_rows
+from launch.inspect.store_facts import read_facts, shard_lengths
+from launch.inspect.text import describe_record
 from tests.launch.conftest import SMALL, run
 from tests.launch.test_report import HOSTILE, Page
 

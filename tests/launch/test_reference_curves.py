@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from launch import config as configs
-from launch.reference_curves import REGISTRY, belongs, find, read, shaping_differences
+from launch.report.reference_curves import REGISTRY, belongs, find, read, shaping_differences
 from tests.launch.test_report import Page, evaluation, event, train, write_run
 
 ENTRIES = json.loads(REGISTRY.read_text())

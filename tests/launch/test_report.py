@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from launch.report import describe_model, group_config, write_report
-from launch.report_charts import make_charts, smooth, thin_keeping_extremes
-from launch.run_log import read_log
+from launch.report.charts import make_charts, smooth, thin_keeping_extremes
+from launch.report.report import describe_model, group_config, write_report
+from launch.report.run_log import read_log
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 VOID = {"meta", "img", "br", "link", "input", "hr"}

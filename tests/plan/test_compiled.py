@@ -17,7 +17,7 @@ OVERRIDES = (
 
 @pytest.fixture(scope="module")
 def programs():
-    from launch.plan_programs import Programs
+    from launch.plan.programs import Programs
 
     with Programs(parse_topology("v4-8")) as programs:
         yield programs
@@ -48,7 +48,7 @@ def test_memory_adds_up(planned):
 
 
 def test_collectives_of_data_and_fsdp_are_found(planned):
-    from launch.plan import traffic_of
+    from launch.plan.plan import traffic_of
 
     shapes, measured = planned
     traffic = traffic_of(measured, shapes.mesh, parse_topology("v4-8"))

@@ -9,10 +9,10 @@ from bert_jax.plan.compiled import Measured, OutOfMemory, from_json
 from bert_jax.plan.estimate import estimate
 from bert_jax.plan.hlo import Collective, Kernel
 from bert_jax.plan.topology import parse_topology
-from launch import plan
 from launch.config import ConfigError
 from launch.phases import Phase
-from launch.plan_programs import Shapes
+from launch.plan import plan
+from launch.plan.programs import Shapes
 
 V4 = parse_topology("v4-8")
 LAYER, REST = 1e12, 3e11  # FLOPs; as bytes a hundredth of each

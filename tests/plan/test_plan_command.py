@@ -8,12 +8,12 @@ from bert_jax.plan.compiled import Measured
 from bert_jax.plan.estimate import estimate
 from bert_jax.plan.hlo import Collective, Operation
 from bert_jax.plan.topology import parse_topology
-from launch import plan_page
 from launch.cli import main
 from launch.config import load
 from launch.phases import phases_of
-from launch.plan import Candidate, PhasePlan, Plan, setting_of, traffic_of, with_chip_batch
-from launch.plan_programs import Shapes, batch_shapes, shallow
+from launch.plan import page as plan_page
+from launch.plan.plan import Candidate, PhasePlan, Plan, setting_of, traffic_of, with_chip_batch
+from launch.plan.programs import Shapes, batch_shapes, shallow
 
 GIB = 2**30
 

@@ -10,17 +10,17 @@ import pytest
 
 from bert_jax.interop import model_card
 from launch import config as configs
-from launch.batch_statistics import BatchStatistics
-from launch.batch_view import BatchView
 from launch.cli import main
-from launch.decoded_rows import DecodedRow, Piece
-from launch.distribution import Distribution
 from launch.exchange import without_places
-from launch.inspect_page import write_page
+from launch.inspect.batch_statistics import BatchStatistics
+from launch.inspect.batch_view import BatchView
+from launch.inspect.decoded_rows import DecodedRow, Piece
+from launch.inspect.distribution import Distribution
+from launch.inspect.page import write_page
+from launch.inspect.store_facts import StoreFacts
 from launch.redaction import ShownLog, for_terminal, redact
+from launch.report.run_texts import config_table
 from launch.run import environment
-from launch.run_texts import config_table
-from launch.store_facts import StoreFacts
 from tests.launch.test_report import HOSTILE, RUN, Page, samples, train, write_run
 from tests.security.conftest import SECTION
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from launch.batch_statistics import Batch, original_ids
-from launch.doctor_check import FAIL, OK, SKIP, WARN, Check, graded
-from launch.doctor_text import range_hashes
+from launch.doctor.check import FAIL, OK, SKIP, WARN, Check, graded
+from launch.doctor.text_checks import range_hashes
+from launch.inspect.batch_statistics import Batch, original_ids
 
 SIGMAS = 5  # by chance, once in two million
 RUN_TOKENS = 8  # at most, in the mean weighted by length: what one draw decides of spans

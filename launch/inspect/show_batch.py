@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from launch.decoded_rows import KINDS, DecodedRow, Piece
+from launch.inspect.decoded_rows import KINDS, DecodedRow, Piece
 
 STYLES = {"plain": "", "special": "dim", "masked": "bold magenta", "replaced": "bold red", "kept": "bold cyan"}
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from launch.doctor_check import OK, SKIP, WARN, Check, graded
+from launch.doctor.check import OK, SKIP, WARN, Check, graded
 
 TOKENS_READ = 30_000_000
 SHORT = 8  # tokens; shorter sentences repeat by nature

@@ -6,11 +6,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from launch.batch_view import BatchView
-from launch.distribution import Bin, Distribution
-from launch.run_log import number
-from launch.show_batch import print_rows
-from launch.store_facts import UNITS, StoreFacts
+from launch.inspect.batch_view import BatchView
+from launch.inspect.distribution import Bin, Distribution
+from launch.inspect.show_batch import print_rows
+from launch.inspect.store_facts import UNITS, StoreFacts
+from launch.report.run_log import number
 
 WIDEST = 120
 WIDE = 100  # columns from which histograms stand side by side

@@ -1,6 +1,6 @@
 """The programs of a plan, compiled and measured in a process of their own, which has libtpu's environment from its start.
 
-`python -m launch.plan_programs` reads requests from standard input, a line of JSON each, and answers each with one: {"measured": ...}, {"shapes": ...},
+`python -m launch.plan.programs` reads requests from standard input, a line of JSON each, and answers each with one: {"measured": ...}, {"shapes": ...},
 {"out_of_memory": ...} or {"error": ...}. `Programs` is the other side.
 """
 
@@ -53,7 +53,7 @@ class Programs:
     def __enter__(self) -> "Programs":
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "launch.plan_programs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
+            [sys.executable, "-m", "launch.plan.programs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
             env=os.environ | self.environment,
         )
         return self

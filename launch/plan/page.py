@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from bert_jax.plan.chips import GIB
-from launch.plan import PhasePlan, Plan, setting_of
+from launch.plan.plan import PhasePlan, Plan, setting_of
 
 SHOWN_OPERATIONS = 12
 UNCERTAINTY = (

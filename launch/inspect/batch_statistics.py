@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from launch.distribution import Distribution
+from launch.inspect.distribution import Distribution
 
 Batch = dict[str, np.ndarray]
 LABELS = {"nsp_labels": ("B follows A", "B is random"), "sop_labels": ("in order", "swapped")}  # of 0 and of 1

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from launch.reference_curves import Band
-from launch.run_log import Log, last, series
+from launch.report.reference_curves import Band
+from launch.report.run_log import Log, last, series
 
 RAW_POINTS = 700  # per curve: about two per pixel of a chart, and a page of some 100 kB however long the run
 LINE_POINTS = 350

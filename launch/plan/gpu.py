@@ -9,8 +9,8 @@ from typing import Any
 
 from bert_jax.plan.interconnect import gpu_all_reduce_seconds
 from bert_jax.plan.topology import GpuCluster
-from launch.plan import open_phases
-from launch.plan_programs import Programs, Shapes
+from launch.plan.plan import open_phases
+from launch.plan.programs import Programs, Shapes
 
 ASSUMED_MFU = 0.45  # of BERT-large on A100 45 to 54 % are published (NVIDIA DeepLearningExamples), on 8 x H200 49 % (MLPerf 4.0)
 RANGE = (0.35, 0.50)
@@ -77,7 +77,7 @@ class GpuPlan:
         }  # fmt: skip
 
     def page(self, title: str) -> str:
-        from launch.plan_page import size, time
+        from launch.plan.page import size, time
 
         first, gpu = self.phases[0].shapes, self.cluster.gpu
         cost = f", {self.cost:,.0f} at {self.price:g} per GPU-hour" if self.cost is not None else ""

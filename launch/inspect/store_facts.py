@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from launch.decoded_rows import printable
-from launch.distribution import Distribution
+from launch.inspect.decoded_rows import printable
+from launch.inspect.distribution import Distribution
 
 SHARDS_READ = 64  # of a split, for the lengths
 UNITS = ("documents", "sentences", "tokens")

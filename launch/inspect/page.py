@@ -6,12 +6,12 @@ from pathlib import Path
 
 import jinja2
 
-from launch.batch_statistics import BatchStatistics
-from launch.batch_view import BatchView
-from launch.decoded_rows import KINDS
-from launch.distribution import Bin, Distribution
-from launch.inspect_text import describe_sources, describe_text, megabytes, percent, spread, summary, view_facts
-from launch.store_facts import UNITS, StoreFacts
+from launch.inspect.batch_statistics import BatchStatistics
+from launch.inspect.batch_view import BatchView
+from launch.inspect.decoded_rows import KINDS
+from launch.inspect.distribution import Bin, Distribution
+from launch.inspect.store_facts import UNITS, StoreFacts
+from launch.inspect.text import describe_sources, describe_text, megabytes, percent, spread, summary, view_facts
 
 SOURCES_SHOWN = 20
 SEQUENCES = {
@@ -37,7 +37,7 @@ def write_page(
     """Writes the page, under a temporary name first. views: by (sequences, choice); a string says why there is none. first: what is shown
     first. shares: of the stores in the mixture, adding up to 1. Raises OSError if it cannot be written."""
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1]]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

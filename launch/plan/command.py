@@ -18,13 +18,13 @@ def plan(
     """Prints it; the exit status tells whether the config fits as it is."""
     title = Path(config_name).name.removesuffix(".py")
     if isinstance(parse_topology(topology), GpuCluster):
-        from launch.plan_gpu import make_gpu_plan
+        from launch.plan.gpu import make_gpu_plan
 
         made = make_gpu_plan(config, parse_topology(topology), price=price)
         figures, page, fits = made.figures, made.page(title), made.fits
     else:
-        from launch import plan_page
-        from launch.plan import default_cache, make_plan
+        from launch.plan import page as plan_page
+        from launch.plan.plan import default_cache, make_plan
 
         made = make_plan(
             config, topology, price=price, search=search, chip_batch=chip_batch, only=phase, cache=default_cache() if cached else None,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from launch import config as configs
-from launch.run_log import Log, series
+from launch.report.run_log import Log, series
 
 REGISTRY = Path(__file__).with_name("reference_curves.json")
 SPLITS = {"train": "training", "eval": "held-out"}

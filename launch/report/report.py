@@ -19,10 +19,10 @@ import jinja2
 import numpy as np
 
 from launch.redaction import redact
-from launch.reference_curves import compare
-from launch.report_charts import make_charts, smooth
-from launch.report_sources import source_rows
-from launch.run_log import Log, last, number, read_log, series
+from launch.report.charts import make_charts, smooth
+from launch.report.reference_curves import compare
+from launch.report.run_log import Log, last, number, read_log, series
+from launch.report.sources import source_rows
 
 SAMPLES = 16
 TABLE_ROWS = 20
@@ -69,7 +69,7 @@ def write_report(workdir: Path) -> Path:
         "nonce": secrets.token_urlsafe(18),
     }
     templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1]]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

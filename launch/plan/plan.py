@@ -19,7 +19,7 @@ from bert_jax.plan.estimate import Step, estimate
 from bert_jax.plan.topology import GpuCluster, Slice, parse_topology
 from launch.config import ConfigError
 from launch.phases import Phase, phases_of
-from launch.plan_programs import Programs, Shapes
+from launch.plan.programs import Programs, Shapes
 
 REMATS = ("none", "dots", "full")
 ENOUGH = 3  # settings of one remat that fit: smaller micro-batches than those only get slower
@@ -115,7 +115,7 @@ def make_plan(
     done. ConfigError where the config cannot be planned, ImportError without libtpu."""
     topology = parse_topology(topology_name)
     if isinstance(topology, GpuCluster):
-        raise ConfigError(f"{topology.name} is planned by arithmetic: use launch.plan_gpu")
+        raise ConfigError(f"{topology.name} is planned by arithmetic: use launch.plan.gpu")
     if chip_batch is not None:
         config = with_chip_batch(config, chip_batch * topology.chips)
     phases, mask_id = open_phases(config)

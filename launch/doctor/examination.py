@@ -16,9 +16,9 @@ from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.state import TrainState, init_state, state_from_params
 from launch.config import ConfigError
 from launch.data import PAIR_OBJECTIVES, make_source
-from launch.doctor_check import FAIL, OK, SKIP, Check
-from launch.doctor_rows import check_masking, check_pairs, check_repeats, check_rows, fullest_rows
-from launch.doctor_run import (
+from launch.doctor.check import FAIL, OK, SKIP, Check
+from launch.doctor.row_checks import check_masking, check_pairs, check_repeats, check_rows, fullest_rows
+from launch.doctor.run_checks import (
     SWEEP,
     SWEEP_SECONDS,
     SWEEP_STEPS,
@@ -39,7 +39,7 @@ from launch.doctor_run import (
     token_losses,
     tree_bytes,
 )
-from launch.doctor_text import (
+from launch.doctor.text_checks import (
     Hashes,
     check_duplicates,
     check_epochs,

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from launch.batch_statistics import LABELS, original_ids
+from launch.inspect.batch_statistics import LABELS, original_ids
 
 KINDS = {
     "masked": "the model sees the mask token",

@@ -10,17 +10,17 @@ from bert_jax.model.families import build_spec
 from bert_jax.recorded import RecordedBatches
 from bert_jax.training.checkpoint_files import CheckpointFiles
 from bert_jax.training.state import make_blueprint
-from launch.batch_view import BatchView, shares, view_source, view_stores, word_starts_by_token, word_starts_of
 from launch.config import ConfigError, read_run_config
 from launch.data import check_alike, data_paths, description_of, make_source, open_data, sequence_settings
-from launch.decoded_rows import printable
-from launch.inspect_page import write_page
-from launch.inspect_text import describe_record, make_console, print_facts, print_view
+from launch.inspect.batch_view import BatchView, shares, view_source, view_stores, word_starts_by_token, word_starts_of
+from launch.inspect.decoded_rows import printable
+from launch.inspect.page import write_page
+from launch.inspect.store_facts import StoreFacts, read_facts
+from launch.inspect.text import describe_record, make_console, print_facts, print_view
 from launch.load_model import load_model
 from launch.model_section import read_model_section
 from launch.phases import phase_at, phases_of
-from launch.run_log import read_log
-from launch.store_facts import StoreFacts, read_facts
+from launch.report.run_log import read_log
 
 CHOICES = ("tokens", "whole_words", "ngrams:3", "spans:0.2:10")
 STORE_OPTIONS = {"sequences": "segment_pairs", "masking": "tokens", "rate": 0.15, "length": 128}  # and what they are unless given

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from launch.batch_statistics import Batch, BatchStatistics, measure, original_ids
-from launch.decoded_rows import PARTS, SPACE, DecodedRow, decode_rows
+from launch.inspect.batch_statistics import Batch, BatchStatistics, measure, original_ids
+from launch.inspect.decoded_rows import PARTS, SPACE, DecodedRow, decode_rows
 
 SAMPLE_ROWS = 2048
 SHOWN_AT_ONCE = 256

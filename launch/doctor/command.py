@@ -18,9 +18,9 @@ import jax
 from rich.text import Text
 
 from launch.config import ConfigError
-from launch.doctor_check import FAIL, OK, SKIP, WARN, Check
-from launch.doctor_examination import CHECKS, Examination, Patient
-from launch.inspect_text import make_console
+from launch.doctor.check import FAIL, OK, SKIP, WARN, Check
+from launch.doctor.examination import CHECKS, Examination, Patient
+from launch.inspect.text import make_console
 from launch.pretrain import Stage
 
 COLOURS = {OK: "green", WARN: "yellow", FAIL: "bold red", SKIP: "dim"}

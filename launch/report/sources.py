@@ -6,7 +6,7 @@ Enters: a run's config and log. Leaves: a row per source.
 from typing import Any
 
 from launch.data import data_paths, weights_of
-from launch.run_log import Log, number
+from launch.report.run_log import Log, number
 
 PREFIX = "sequences/"
 

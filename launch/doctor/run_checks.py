@@ -22,8 +22,8 @@ from bert_jax.training.metrics import divide, model_flops
 from bert_jax.training.objectives import cross_entropy
 from bert_jax.training.state import TrainState
 from bert_jax.training.step import make_eval_step, make_train_step
-from launch.batch_statistics import Batch, original_ids
-from launch.doctor_check import FAIL, OK, SKIP, WARN, Check, graded
+from launch.doctor.check import FAIL, OK, SKIP, WARN, Check, graded
+from launch.inspect.batch_statistics import Batch, original_ids
 from launch.run import Run
 
 SWEEP_STEPS = 80

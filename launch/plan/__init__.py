@@ -1,0 +1,1 @@
+"""`bert-jax plan`: a config on a slice that is not here."""

@@ -1,0 +1,1 @@
+"""What a run's log says, as a page: curves, reference curves, sources, samples."""
