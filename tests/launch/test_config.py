@@ -132,3 +132,14 @@ def test_the_two_lengths_of_bert_follow_one_line():
     places = [(first, 0, step) for step in (10_000, 899_999)] + [(second, 900_000, step) for step in (900_000, 950_000, 999_999)]
     for schedule, start, step in places:
         assert float(schedule(step - start)) == pytest.approx(whole(step), rel=1e-5)
+
+
+def test_the_ablations_of_the_page_build():
+    section = Path("docs/training.md").read_text().partition("### Ablations")[2].partition("\n## ")[0]
+    commands = [line.split("#")[0].split() for line in section.splitlines() if line.startswith("    bert-jax pretrain")]
+    assert len(commands) >= 7
+    for _, _, config, *overrides in commands:
+        changed = configs.load(config.removeprefix("--config="), [override.removeprefix("--") for override in overrides])
+        assert changed != configs.load(config.removeprefix("--config="), [])
+        for phase in phases_of(changed):
+            build_run(phase.config)
