@@ -134,7 +134,7 @@ def test_an_error_of_one_process_is_the_status_of_both(rank, recorded, compiled,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_killed_in_a_save_ends_the_other_and_the_step_before_is_used(rank, recorded, compiled, tmp_path):
+def test_a_process_killed_in_a_save_ends_the_other_and_a_whole_step_is_used(rank, recorded, compiled, tmp_path):
     """Rank 0 is the coordinator."""
     begin(recorded, tmp_path, compiled, "--config.steps=4", processes=2).check()
     assert saved(tmp_path) == [4]
@@ -145,7 +145,8 @@ def test_a_process_killed_in_a_save_ends_the_other_and_the_step_before_is_used(r
     job.end(5)
     job = begin(recorded, tmp_path, compiled)
     job.check()
-    assert "checkpoint of step 4" in job.text() and saved(tmp_path)[-1] == STEPS
+    # Rank 1 may have written its part before it was killed; rank 0 then commits the step, and it is whole.
+    assert any(f"checkpoint of step {step}" in job.text() for step in ((4,) if rank == 0 else (4, 8))) and saved(tmp_path)[-1] == STEPS
 
 
 @pytest.mark.slow
