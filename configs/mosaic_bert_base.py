@@ -23,7 +23,6 @@ def get_config() -> ConfigDict:
     config.accumulate = 8
     config.length = 128
     config.log_every = 100
-    config.dropout_rng = "rbg"
     config.data = dict(path="", weights=(), alpha=1.0, sequences="document_sentences", short_seq_prob=0.0, duplicates=1)
     config.masking = dict(choice="tokens", rate=0.3, end_rate=0.0, predictions=39, mask_share=0.8, random_share=0.1)
     config.model = dict(

@@ -21,7 +21,6 @@ def get_config() -> ConfigDict:
     config.accumulate = 1
     config.length = 64
     config.log_every = 40
-    config.dropout_rng = "rbg"
     config.data = dict(path="", weights=(), alpha=1.0, sequences="segment_pairs", short_seq_prob=0.1, duplicates=5)
     config.masking = dict(choice="tokens", rate=0.3, end_rate=0.0, predictions=19, mask_share=0.8, random_share=0.1)
     config.model = dict(

@@ -426,7 +426,7 @@ def add_import(commands) -> None:
 
     command = add_command(
         commands, "import", run,
-        "Reads a BERT, RoBERTa or XLM-R into a workdir for continued pretraining. Missing pretraining heads are initialised, and it says so.",
+        "Reads a BERT, RoBERTa, XLM-R, ALBERT, ELECTRA, DistilBERT or ModernBERT into a workdir for continued pretraining. Missing pretraining heads are initialised, and it says so.",
         "  bert-jax import --from=bert-base-uncased --workdir=runs/domain\n"
         "  bert-jax import --from=uncased_L-12_H-768_A-12 --workdir=runs/domain     (bert_model.ckpt + bert_config.json + vocab.txt)",
     )

@@ -34,7 +34,6 @@ FIELDS: dict[str, tuple[type, str]] = {
     "accumulate": (int, "micro-batches per update; changes memory, not results"),
     "length": (int, "tokens per sequence, special tokens included"),
     "log_every": (int, "steps between log lines"),
-    "dropout_rng": (str, "JAX random generator of dropout: threefry2x32 or rbg"),
     "data.path": (str, "a token store (bert-jax prepare), several parted by commas (a mixture), or recorded batches (bert-jax record)"),
     "data.weights": (tuple, "of the stores of a mixture, such as 0.7,0.3; empty: by data.alpha"),
     "data.alpha": (float, "stores are sampled by tokens^alpha: 1 by size, 0.7 as multilingual BERT, 0.3 as XLM-R"),

@@ -246,9 +246,9 @@ def train_stage(
 
 def make_dropout_key(config: dict) -> jax.Array:
     try:
-        return jax.random.key(config["seed"], impl=config["dropout_rng"])
+        return jax.random.key(config["seed"])
     except (ValueError, OverflowError) as error:
-        raise ConfigError(f"seed {config['seed']} with dropout_rng {config['dropout_rng']!r} is no random key: {error}") from None
+        raise ConfigError(f"seed is {config['seed']}, which is no random key: {error}") from None
 
 
 def check_continues(config: dict, stages: list[Stage], workdir: Path, accept_changes: bool) -> None:

@@ -1,21 +1,11 @@
 """One short function per family: published sizes in, spec out. The keyword names are those of the configs' `model` section."""
 
 import inspect
-from collections.abc import Callable
 
 from bert_jax.model.families.berts import academic_bert, albert, bert, distilbert, roberta, xlm_roberta_xl
 from bert_jax.model.families.modern import crammed_bert, modernbert, mosaic_bert
 from bert_jax.model.families.replaced_tokens import electra, electra_discriminator, electra_generator
 from bert_jax.model.spec import AnySpec
-
-
-def _fields(make: Callable) -> tuple[str, ...]:
-    """The keywords of a family's function; `**sizes` stands for those of `electra_generator`."""
-    names = tuple(inspect.signature(make).parameters)
-    if "sizes" not in names:
-        return names
-    return (*_fields(electra_generator), *(name for name in names if name not in ("sizes", *_fields(electra_generator))))
-
 
 FAMILIES = {
     "bert": bert,
@@ -33,7 +23,7 @@ FAMILIES = {
     "modernbert": modernbert,
 }
 # The fields of a config's `model` section besides `family`.
-FAMILY_FIELDS: dict[str, tuple[str, ...]] = {name: _fields(make) for name, make in FAMILIES.items()}
+FAMILY_FIELDS: dict[str, tuple[str, ...]] = {name: tuple(inspect.signature(make).parameters) for name, make in FAMILIES.items()}
 
 
 def build_spec(model: dict) -> AnySpec:

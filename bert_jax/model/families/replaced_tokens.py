@@ -3,50 +3,26 @@
 import dataclasses
 
 from bert_jax.model.families.berts import bert
+from bert_jax.model.families.varied import varies
 from bert_jax.model.spec import DetectionSpec, MlmHeadSpec, ModelSpec
 
 
-def electra_generator(
-    *,
-    vocab_size: int,
-    hidden_size: int,
-    num_layers: int,
-    num_heads: int,
-    intermediate_size: int,
-    embedding_size: int,
-    max_positions: int = 512,
-    type_vocab_size: int = 2,
-    activation: str = "gelu",
-    norm_eps: float = 1e-12,
-    dropout: float = 0.1,
-    attention_dropout: float = 0.1,
-    initializer_range: float = 0.02,
-) -> ModelSpec:
+@varies(bert, without=("nsp",))
+def electra_generator(*, embedding_size: int, **sizes) -> ModelSpec:
     """The masked language model of ELECTRA by itself: BERT with tables of another width, exact GELU in its MLM head, and no sentence-pair head."""
-    spec = bert(
-        vocab_size=vocab_size,
-        hidden_size=hidden_size,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        intermediate_size=intermediate_size,
-        max_positions=max_positions,
-        type_vocab_size=type_vocab_size,
-        activation=activation,
-        norm_eps=norm_eps,
-        dropout=dropout,
-        attention_dropout=attention_dropout,
-        initializer_range=initializer_range,
-        nsp=False,
-    )
-    embedding = dataclasses.replace(spec.encoder.embedding, size=None if embedding_size == hidden_size else embedding_size)
-    return dataclasses.replace(spec, encoder=dataclasses.replace(spec.encoder, embedding=embedding), mlm_head=MlmHeadSpec("gelu"))
+    spec = bert(nsp=False, **sizes)
+    size = None if embedding_size == spec.encoder.hidden_size else embedding_size
+    encoder = dataclasses.replace(spec.encoder, embedding=dataclasses.replace(spec.encoder.embedding, size=size))
+    return dataclasses.replace(spec, encoder=encoder, mlm_head=MlmHeadSpec("gelu"))
 
 
+@varies(electra_generator)
 def electra_discriminator(*, activation: str = "gelu", **sizes) -> DetectionSpec:
     """What ELECTRA's pretraining leaves: the encoder with the detection head, without its generator."""
     return DetectionSpec(electra_generator(activation=activation, **sizes).encoder, activation, generator=None, loss_weight=50.0)
 
 
+@varies(electra_generator)
 def electra(
     *,
     generator_hidden_size: int,
