@@ -79,12 +79,6 @@ def _service():
     return global_state.client
 
 
-def meet(name: str) -> None:
-    """Returns once every process has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
 def whole(tree: Any, sharding: jax.sharding.Sharding) -> Any:
     """Arrays over all processes -> this process's own copy of each, whole, on its first device. `sharding`: a replicated one over their mesh."""
     if jax.process_count() == 1:

@@ -21,10 +21,10 @@ from bert_jax.sharding import put_batch
 from bert_jax.training.metrics import divide, model_flops
 from bert_jax.training.objectives import cross_entropy
 from bert_jax.training.state import TrainState
-from bert_jax.training.step import make_eval_step, make_train_step
+from bert_jax.training.step import make_eval_step
 from launch.doctor.check import FAIL, OK, SKIP, WARN, Check, graded
 from launch.inspect.batch_statistics import Batch, original_ids
-from launch.run import Run
+from launch.run import Run, step_of
 
 SWEEP_STEPS = 80
 SWEEP = (1 / 20, 200)  # of the peak rate: the first and the last rate of the sweep
@@ -133,9 +133,7 @@ def sweep(
     def rate(step):
         return low * jnp.exp(ratio * step.astype(jnp.float32))
 
-    train_step = make_train_step(
-        run.blueprint, run.objective, run.tx, rate, run.compute, run.abstract, run.mesh, accumulate=accumulate, first_step=first
-    )
+    train_step = step_of(dataclasses.replace(run, schedule=rate), accumulate=accumulate, first_step=first)
     losses, seconds, rows = [], [], 0
     for batch in itertools.islice(batches, steps):
         rows, arrays, began = len(batch["input_ids"]), put_batch(device_fields(batch), run.mesh), time.monotonic()
