@@ -1,6 +1,6 @@
 """ALBERT (Lan et al. 2019, arXiv 1909.11942) as transformers has it: groups of layers under their own numbers, and a head for the order of sentences."""
 
-from bert_jax.interop.architectures.architecture import EXPORTED_ACTIVATIONS, Architecture, activation_of, check_sizes, check_values
+from bert_jax.interop.architectures.architecture import Architecture, activation_of, check_sizes, check_values, sizes_of
 from bert_jax.interop.architectures.bert import DEFAULTED, EMBED_ROWS, REQUIRED_VALUES, SIZES
 from bert_jax.interop.weights import TORCH, Naming, under
 from bert_jax.model.spec import ModelSpec
@@ -64,27 +64,14 @@ def to_section(config: dict, nsp: bool, source: str) -> dict:
 
 def to_config(spec: ModelSpec, *, pad: int, cls: int, sep: int) -> dict:
     encoder = spec.encoder
-    return {
-        "vocab_size": encoder.embedding.vocab_size,
+    return sizes_of(spec) | {
         "embedding_size": encoder.embedding.size,
-        "hidden_size": encoder.hidden_size,
-        "num_hidden_layers": encoder.num_layers,
         "num_hidden_groups": encoder.layer_groups,
         "inner_group_num": 1,
-        "num_attention_heads": encoder.attention.num_heads,
-        "intermediate_size": encoder.mlp.intermediate_size,
-        "max_position_embeddings": encoder.embedding.max_positions,
-        "type_vocab_size": encoder.embedding.type_vocab_size,
-        "hidden_act": EXPORTED_ACTIVATIONS[encoder.mlp.activation],
-        "layer_norm_eps": encoder.norm.eps,
-        "hidden_dropout_prob": encoder.dropout,
-        "attention_probs_dropout_prob": encoder.attention.dropout,
         "classifier_dropout_prob": 0.1,
-        "initializer_range": encoder.initializer_range,
         "pad_token_id": pad,
         "bos_token_id": cls,
         "eos_token_id": sep,
-        "position_embedding_type": "absolute",
     }
 
 

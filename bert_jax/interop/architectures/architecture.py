@@ -68,3 +68,23 @@ def activation_of(config: dict, field: str, source: str) -> str:
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ValueError(f"{source}: {field} is {activation!r}; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[activation]
+
+
+def sizes_of(spec: AnySpec) -> dict:
+    """The fields of config.json that BERT and the models nearest to it name alike."""
+    encoder = spec.encoder
+    return {
+        "vocab_size": encoder.embedding.vocab_size,
+        "hidden_size": encoder.hidden_size,
+        "num_hidden_layers": encoder.num_layers,
+        "num_attention_heads": encoder.attention.num_heads,
+        "intermediate_size": encoder.mlp.intermediate_size,
+        "max_position_embeddings": encoder.embedding.position_rows,
+        "type_vocab_size": encoder.embedding.type_vocab_size,
+        "hidden_act": EXPORTED_ACTIVATIONS[encoder.mlp.activation],
+        "layer_norm_eps": encoder.norm.eps,
+        "hidden_dropout_prob": encoder.dropout,
+        "attention_probs_dropout_prob": encoder.attention.dropout,
+        "initializer_range": encoder.initializer_range,
+        "position_embedding_type": "absolute",
+    }

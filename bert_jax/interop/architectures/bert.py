@@ -4,7 +4,7 @@ google-research/bert. Their configs, bert_config.json included, name their field
 import dataclasses
 import functools
 
-from bert_jax.interop.architectures.architecture import EXPORTED_ACTIVATIONS, Architecture, activation_of, check_sizes, check_values
+from bert_jax.interop.architectures.architecture import Architecture, activation_of, check_sizes, check_values, sizes_of
 from bert_jax.interop.weights import TORCH, Naming, under
 from bert_jax.model.families import FAMILY_FIELDS
 from bert_jax.model.spec import ModelSpec
@@ -179,24 +179,11 @@ def to_config(spec: ModelSpec, *, pad: int, cls: int, sep: int, names_ends: bool
             f"model.position_offset is {offset}, but the tokenizer's padding token has id {pad}; transformers counts the positions of "
             f"a RoBERTa from that id + 1. Give the tokenizer that the model was trained with (or train with position_offset={pad + 1})"
         )
-    return {
-        "vocab_size": encoder.embedding.vocab_size,
-        "hidden_size": encoder.hidden_size,
-        "num_hidden_layers": encoder.num_layers,
-        "num_attention_heads": encoder.attention.num_heads,
-        "intermediate_size": encoder.mlp.intermediate_size,
-        "max_position_embeddings": encoder.embedding.position_rows,
-        "type_vocab_size": encoder.embedding.type_vocab_size,
-        "hidden_act": EXPORTED_ACTIVATIONS[encoder.mlp.activation],
-        "layer_norm_eps": encoder.norm.eps,
-        "hidden_dropout_prob": encoder.dropout,
-        "attention_probs_dropout_prob": encoder.attention.dropout,
-        "initializer_range": encoder.initializer_range,
+    return sizes_of(spec) | {
         "pad_token_id": pad,
         "bos_token_id": cls if names_ends else None,
         "eos_token_id": sep if names_ends else None,
         "classifier_dropout": None,
-        "position_embedding_type": "absolute",
         "is_decoder": False,
         "add_cross_attention": False,
         "use_cache": True,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from bert_jax.interop.architectures.architecture import EXPORTED_ACTIVATIONS, Architecture, activation_of, check_sizes, check_values
+from bert_jax.interop.architectures.architecture import Architecture, activation_of, check_sizes, check_values, sizes_of
 from bert_jax.interop.architectures.bert import DEFAULTED, EMBED_ROWS, LAYER_ROWS, REQUIRED_VALUES, SIZES
 from bert_jax.interop.weights import TORCH, Naming, under
 from bert_jax.model.families import FAMILY_FIELDS
@@ -55,22 +55,9 @@ def to_section(config: dict, nsp: bool, source: str) -> dict:
 def to_config(spec: AnySpec, *, pad: int, cls: int, sep: int) -> dict:
     del cls, sep  # not named in this config
     encoder = spec.encoder
-    return {
-        "vocab_size": encoder.embedding.vocab_size,
+    return sizes_of(spec) | {
         "embedding_size": encoder.embedding.size or encoder.hidden_size,
-        "hidden_size": encoder.hidden_size,
-        "num_hidden_layers": encoder.num_layers,
-        "num_attention_heads": encoder.attention.num_heads,
-        "intermediate_size": encoder.mlp.intermediate_size,
-        "max_position_embeddings": encoder.embedding.max_positions,
-        "type_vocab_size": encoder.embedding.type_vocab_size,
-        "hidden_act": EXPORTED_ACTIVATIONS[encoder.mlp.activation],
-        "layer_norm_eps": encoder.norm.eps,
-        "hidden_dropout_prob": encoder.dropout,
-        "attention_probs_dropout_prob": encoder.attention.dropout,
-        "initializer_range": encoder.initializer_range,
         "pad_token_id": pad,
-        "position_embedding_type": "absolute",
     }
 
 
