@@ -1,5 +1,7 @@
 """Bidirectional self-attention within segments (Vaswani et al. 2017, section 3.2)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,6 +15,12 @@ from bert_jax.model.spec import AttentionSpec, Compute, EncoderSpec
 
 MASKED = kernels.MASKED
 ATTENDED = "attended"  # the result of attention, for rematerialisation
+
+
+class Context(NamedTuple):
+    """What the attention of every layer knows of the batch besides the layer's input. segment_ids: int32 [b, l]."""
+
+    segment_ids: jax.Array
 
 
 def segment_mask(segment_ids: jax.Array) -> jax.Array:
@@ -72,20 +80,19 @@ class SelfAttention(nnx.Module):
         self.output = Project("ble,ed->bld", outward, 2, std=std, bias=bias, rngs=rngs)
 
     def __call__(
-        self, x: jax.Array, kind: AttentionSpec, segment_ids: jax.Array, dropout_key: jax.Array | None, compute: Compute
+        self, x: jax.Array, kind: AttentionSpec, context: Context, dropout_key: jax.Array | None, compute: Compute
     ) -> jax.Array:
-        """x [b, l, d], segment_ids [b, l] -> [b, l, d]."""
+        """x [b, l, d] -> [b, l, d]."""
         heads = (*x.shape[:2], kind.num_heads, kind.head_dim)
         query, key, value = (project(x).reshape(heads) for project in (self.query, self.key, self.value))
         if kind.rope is not None:
             query, key = rotate(query, kind.rope), rotate(key, kind.rope)
-        attended = self.attend(query, key, value, kind, segment_ids, dropout_key, compute)
+        attended = self.attend(query, key, value, kind, context, dropout_key, compute)
         return self.output(checkpoint_name(attended.reshape(*x.shape[:2], -1), ATTENDED))
 
-    @staticmethod
-    def attend(query, key, value, kind, segment_ids, dropout_key, compute):
+    def attend(self, query, key, value, kind, context, dropout_key, compute):
         """query, key, value [b, l, h, c] -> [b, l, h, c], by the means that fit kind, length and device."""
-        length = query.shape[1]
+        length, segment_ids = query.shape[1], context.segment_ids
         if compute.attention == "pallas" and kernels.fits(kind, length):
             return kernels.attend_in_kernel(query, key, value, segment_ids, kind, dropout_key)
         if kind.window is not None and length > kind.window:

@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from bert_jax.model.attention import SelfAttention
+from bert_jax.model.attention import Context, SelfAttention
 from bert_jax.model.dropout import dropout
 from bert_jax.model.layers import ACTIVATION_FUNCTIONS, Norm, Project
 from bert_jax.model.spec import AttentionSpec, Compute, EncoderSpec
@@ -38,10 +38,10 @@ class Block(nnx.Module):
         self.mlp = Mlp(spec, rngs=rngs)
         self.mlp_norm = Norm(spec.hidden_size, spec.norm)
 
-    def __call__(self, x: jax.Array, kind: AttentionSpec, segment_ids: jax.Array, keys: jax.Array | None, compute: Compute) -> jax.Array:
-        """x [b, l, d], segment_ids [b, l], keys [KEYS] -> [b, l, d]. kind: which of the encoder's kinds of attention this layer has."""
+    def __call__(self, x: jax.Array, kind: AttentionSpec, context: Context, keys: jax.Array | None, compute: Compute) -> jax.Array:
+        """x [b, l, d], keys [KEYS] -> [b, l, d]. kind: which of the encoder's kinds of attention this layer has."""
         probabilities_key, attention_key, mlp_key = (None,) * self.KEYS if keys is None else keys
-        x = self._add(x, lambda x: self.attention(x, kind, segment_ids, probabilities_key, compute), self.attention_norm, attention_key)
+        x = self._add(x, lambda x: self.attention(x, kind, context, probabilities_key, compute), self.attention_norm, attention_key)
         return self._add(x, self.mlp, self.mlp_norm, mlp_key)
 
     def _add(self, x, part, norm, key):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.model.attention import ATTENDED
+from bert_jax.model.attention import ATTENDED, Context
 from bert_jax.model.block import ACTIVATIONS_AXES, Block
 from bert_jax.model.embed import InputEmbedding
 from bert_jax.model.layers import Norm, scan_layers, stack_layers
@@ -59,7 +59,7 @@ class Encoder(nnx.Module):
         return jnp.concatenate([states[:-1], last[None]])
 
     def _run(self, batch, key, compute, tables, collect):
-        spec, segment_ids = self.spec, batch["segment_ids"]
+        spec, context = self.spec, Context(batch["segment_ids"])
         first, kinds = spec.first_layers, spec.kinds
         embed_key, first_keys, layer_keys = None, [None] * first, None
         if key is not None:  # all keys of the model in one split: each derivation costs compile time
@@ -73,14 +73,14 @@ class Encoder(nnx.Module):
         states = [x]
         for index in range(first):
             graphdef, parameters = nnx.split(self.first[str(index)])
-            run = wrap(lambda parameters, x, keys, graphdef=graphdef, kind=kinds[index % len(kinds)]: nnx.merge(graphdef, parameters)(x, kind, segment_ids, keys, compute))
+            run = wrap(lambda parameters, x, keys, graphdef=graphdef, kind=kinds[index % len(kinds)]: nnx.merge(graphdef, parameters)(x, kind, context, keys, compute))
             x = run(parameters, x, first_keys[index])
             states.append(x)
 
         def body(part: Block | Period, x: jax.Array, keys: jax.Array | None):
             passed = []
             for index, block in enumerate([part] if len(kinds) == 1 else [part.blocks[str(index)] for index in range(len(kinds))]):
-                x = block(x, kinds[(first + index) % len(kinds)], segment_ids, None if keys is None else keys[index], compute)
+                x = block(x, kinds[(first + index) % len(kinds)], context, None if keys is None else keys[index], compute)
                 passed.append(x)
             return x, jnp.stack(passed) if collect else None
 
