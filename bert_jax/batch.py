@@ -23,6 +23,7 @@ FIELDS = {
     "token_type_ids": Field(("B", "L"), np.int32, "1 for segment B and its [SEP], else 0"),
     "segment_ids": Field(("B", "L"), np.int32, "0 at padding; k >= 1 for the row's k-th document; attention stays within equal ids"),
     "position_ids": Field(("B", "L"), np.int32, "positions; absent means 0..L-1", optional=True),
+    "global_tokens": Field(("B", "L"), np.int32, "1 where a token attends to its whole document and is attended to by it; absent: the model's", optional=True),
     "mlm_positions": Field(("B", "K"), np.int32, "positions to predict, ascending; unused slots hold 0"),
     "mlm_targets": Field(("B", "K"), np.int32, "original ids at those positions; unused slots hold 0"),
     "mlm_weights": Field(("B", "K"), np.float32, "1.0 for used slots, 0.0 for unused"),
@@ -57,7 +58,7 @@ def check(batch: dict[str, np.ndarray]) -> None:
 
 def device_fields(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The fields that the train step reads."""
-    return {name: array for name, array in batch.items() if not FIELDS[name].host_only}
+    return {name: array for name, array in batch.items() if name not in FIELDS or not FIELDS[name].host_only}
 
 
 def zeros(batch_size: int, length: int, predictions: int, *, nsp: bool) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ their name). The resolved config is plain JSON in the workdir.
 """
 
 import ast
+import dataclasses
 import difflib
 import importlib.util
 import json
@@ -115,6 +116,22 @@ MODEL_FIELDS: dict[str, tuple[type, str]] = {
     "model.nsp": (bool, "a sentence-pair head beside the MLM head: next sentence, or sentence order with data.sequences=sentence_order"),
 }
 
+# Of `model`: those that change how it is trained, not which arrays it has or what it computes.
+NOT_STRUCTURE = ("dropout", "attention_dropout", "initializer_range", "detection_weight")
+
+# Sections of a config that distils, which states both whole; any other has neither.
+DISTILLATION = ("distillation.", "teacher.")
+DISTILLATION_FIELDS: dict[str, tuple[type, str]] = {
+    "distillation.layers": (tuple, "numbers of the teacher's layers, from 0, that the student's begin as, with embeddings and heads; empty: fresh weights"),
+    "distillation.temperature": (float, "by which logits of both are divided before the softmax (DistilBERT: 2)"),
+    "distillation.soft_weight": (float, "of the divergence from the teacher's distribution (DistilBERT: 5); 0: not computed"),
+    "distillation.mlm_weight": (float, "of the student's own MLM loss (DistilBERT: 2)"),
+    "distillation.cosine_weight": (float, "of 1 - cosine between the last hidden states (DistilBERT: 1); 0: not computed"),
+    "distillation.targets": (str, "where distributions are compared: real (every real token) or masked (the predicted ones)"),
+    "teacher.path": (str, "a workdir or a Hugging Face directory; read at every start. The section's other fields are those of `model` that say which arrays it has"),
+} | {field.replace("model.", "teacher.", 1): about for field, about in MODEL_FIELDS.items() if field.partition(".")[2] not in NOT_STRUCTURE}
+TEACHERS = {family: ("path", *(name for name in names if name not in NOT_STRUCTURE)) for family, names in FAMILY_FIELDS.items()}
+
 # Fields of a phase alone, and those that a phase may change.
 PHASE_FIELDS: dict[str, tuple[type, str]] = {
     "name": (str, "of the phase, for logs and the report"),
@@ -129,27 +146,45 @@ CHANGES_WITH_PHASE = (
 # Numbers of steps that may also be said in other units (`training.durations`); `phases_of` gives them as numbers.
 LENGTHS = ("steps", "batch_ramp.over", "schedule.warmup_steps", "schedule.total_steps", "schedule.decay_steps")
 
-ALL_FIELDS = FIELDS | MODEL_FIELDS
+ALL_FIELDS = FIELDS | MODEL_FIELDS | DISTILLATION_FIELDS
 # Sections of which one field, the name, decides which others a config states: section -> that field; name -> its fields.
-NAMED_SECTIONS = {"model": ("family", FAMILY_FIELDS), "schedule": ("name", SCHEDULES), "optimizer": ("name", OPTIMIZERS)}
+NAMED_SECTIONS = {
+    "model": ("family", FAMILY_FIELDS), "schedule": ("name", SCHEDULES), "optimizer": ("name", OPTIMIZERS), "teacher": ("family", TEACHERS),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The fields of one sort of config. named_sections: as above. command: that lists the fields. folder: of the configs that come with the package, in `configs`.
+    optional: beginnings of fields that a config states all of or none."""
+
+    fields: dict[str, tuple[type, str]]
+    named_sections: dict[str, tuple[str, dict[str, tuple[str, ...]]]]
+    command: str
+    folder: str = ""
+    optional: tuple[str, ...] = ()
+
+
+PRETRAINING = Schema(ALL_FIELDS, NAMED_SECTIONS, "pretrain", optional=DISTILLATION)
+
 # Whatever lies beside one of these came with somebody's weights.
 MODEL_FILES = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "bert_model.ckpt.index"}
 # What a run may change between its stops without becoming another run.
-FREE_TO_CHANGE = ("log_every", "eval.", "checkpoint.", "mesh.", "data.path")
+FREE_TO_CHANGE = ("log_every", "eval.", "checkpoint.", "mesh.", "data.path", "teacher.path")
 
 
-def load(path: str, overrides: list[str]) -> dict[str, Any]:
+def load(path: str, overrides: list[str], schema: Schema = PRETRAINING) -> dict[str, Any]:
     """The resolved config of a file with `config.FIELD=VALUE` overrides, as a nested dict of plain values."""
-    config = _run_file(_find(path))
+    config = _run_file(_find(path, schema.folder))
     flat = _flatten(config.to_dict())
-    _check_fields(flat, path)
+    _check_fields(flat, path, schema)
     length: int | str | None = None
     for override in overrides:
         field, separator, text = override.partition("=")
         field = field.removeprefix("config.")
         if not separator:
             raise ConfigError(f"--{override}: write --config.FIELD=VALUE")
-        value = parse(field, text)
+        value = parse(field, text, schema)
         *sections, name = field.split(".")
         if sections[:1] == ["phases"]:
             set_in_phase(config.phases, field, value)
@@ -160,6 +195,8 @@ def load(path: str, overrides: list[str]) -> dict[str, Any]:
                 continue
         node = config
         for section in sections:
+            if section not in node:
+                raise ConfigError(f"--config.{field}: {path} has no section `{section}`; take a config that has, such as configs/distilbert_base.py for a distillation")
             node = node[section]
         with node.ignore_type():  # checked here, with better words
             node[name] = value
@@ -167,24 +204,24 @@ def load(path: str, overrides: list[str]) -> dict[str, Any]:
     if isinstance(length, str):
         resolved["steps"] = length
     overridden = {override.partition("=")[0].removeprefix("config.") for override in overrides}
-    for section, (named_by, _) in NAMED_SECTIONS.items():
+    for section, (named_by, _) in schema.named_sections.items():
         if f"{section}.{named_by}" in overridden:
             stated = {field.partition(".")[2] for field in overridden if field.startswith(f"{section}.")}
-            resolved[section] = drop_unused(section, resolved[section], stated)
-    _check_fields(_flatten(resolved), path)
+            resolved[section] = drop_unused(section, resolved[section], stated, schema)
+    _check_fields(_flatten(resolved), path, schema)
     return resolved
 
 
-def drop_unused(section: str, values: dict[str, Any], stated: Iterable[str]) -> dict[str, Any]:
+def drop_unused(section: str, values: dict[str, Any], stated: Iterable[str], schema: Schema = PRETRAINING) -> dict[str, Any]:
     """The values of a named section whose name was changed: without what only the old name uses, but with the fields in `stated`."""
-    chosen = values[NAMED_SECTIONS[section][0]]
-    return {name: value for name, value in values.items() if name in stated or not _unused(f"{section}.{name}", chosen)}
+    chosen = values[schema.named_sections[section][0]]
+    return {name: value for name, value in values.items() if name in stated or not _unused(f"{section}.{name}", chosen, schema)}
 
 
-def _unused(field: str, chosen: str) -> str | None:
+def _unused(field: str, chosen: str, schema: Schema) -> str | None:
     """Why the field has no use where its section's name is `chosen`; None if it has. ConfigError if there is no such name."""
     section, _, name = field.partition(".")
-    named_by, names = NAMED_SECTIONS[section]
+    named_by, names = schema.named_sections[section]
     if chosen not in names:
         raise ConfigError(f"{section}.{named_by} is {chosen!r}; known: {', '.join(names)}")
     return None if name in (named_by, *names[chosen]) else f"{section}.{named_by}={chosen} takes {', '.join(names[chosen])}"
@@ -201,9 +238,9 @@ def set_in_phase(phases: list[dict], field: str, value: Any) -> None:
     node[name] = value
 
 
-def parse(field: str, text: str) -> Any:
+def parse(field: str, text: str, schema: Schema = PRETRAINING) -> Any:
     """The value of a field from the command line, of the field's type."""
-    kind, meaning = _known(field)
+    kind, meaning = _known(field, schema)
     if kind is list:
         raise ConfigError(f"--config.{field}: change a phase's field instead, such as --config.phases.0.steps=1000, or write a config file")
     try:
@@ -235,44 +272,46 @@ def is_length(field: str) -> bool:
     return (field.split(".", 2)[2] if field.startswith("phases.") else field) in LENGTHS
 
 
-def _known(field: str) -> tuple[type, str]:
+def _known(field: str, schema: Schema) -> tuple[type, str]:
     """The type and meaning of a field, "phases.NUMBER.FIELD" included; ConfigError if there is no such field."""
-    if field in ALL_FIELDS:
-        return ALL_FIELDS[field]
+    if field in schema.fields:
+        return schema.fields[field]
     phase, number, inner = field.partition(".")[0], *(field.split(".", 2)[1:] + ["", ""])[:2]
-    if phase == "phases" and number.isdecimal() and inner:
+    if phase == "phases" and "phases" in schema.fields and number.isdecimal() and inner:
         if inner in PHASE_FIELDS:
             return PHASE_FIELDS[inner]
         if inner.startswith(CHANGES_WITH_PHASE):
-            return _known(inner)
+            return _known(inner, schema)
         raise ConfigError(f"{field}: a phase has {', '.join(PHASE_FIELDS)} and may change {', '.join(CHANGES_WITH_PHASE)}, but not {inner!r}")
-    near = difflib.get_close_matches(field, ALL_FIELDS, n=3, cutoff=0.5)
-    last = [name for name in ALL_FIELDS if name.split(".")[-1] == field.split(".")[-1] and name not in near]
+    near = difflib.get_close_matches(field, schema.fields, n=3, cutoff=0.5)
+    last = [name for name in schema.fields if name.split(".")[-1] == field.split(".")[-1] and name not in near]
     hint = f"; did you mean {' or '.join(near + last)}?" if near + last else ""
-    raise ConfigError(f"config has no field {field!r}{hint} (`bert-jax pretrain --help` lists all)")
+    raise ConfigError(f"config has no field {field!r}{hint} (`bert-jax {schema.command} --help` lists all)")
 
 
-def _check_fields(flat: dict[str, Any], path: str) -> None:
+def _check_fields(flat: dict[str, Any], path: str, schema: Schema) -> None:
     try:
         for field, value in flat.items():
-            check_value(field, value)
-        missing = [field for field in ALL_FIELDS if field not in flat and not (field == "phases" and any(name.startswith("phases.") for name in flat))]
-        for field in ALL_FIELDS:
+            check_value(field, value, schema)
+        unstated = schema.optional if schema.optional and not any(field.startswith(schema.optional) for field in flat) else ()
+        wanted = [field for field in schema.fields if not (unstated and field.startswith(unstated))]
+        missing = [field for field in wanted if field not in flat and not (field == "phases" and any(name.startswith("phases.") for name in flat))]
+        for field in schema.fields:
             section = field.partition(".")[0]
-            chosen = flat.get(f"{section}.{NAMED_SECTIONS[section][0]}") if section in NAMED_SECTIONS else None
-            if chosen is not None and (reason := _unused(field, chosen)):
+            chosen = flat.get(f"{section}.{schema.named_sections[section][0]}") if section in schema.named_sections else None
+            if chosen is not None and (reason := _unused(field, chosen, schema)):
                 if field in flat:
                     raise ConfigError(f"{field} is set, but {reason}; take it out")
                 missing.remove(field)
         if missing:
-            raise ConfigError(f"lacks {', '.join(missing)} ({ALL_FIELDS[missing[0]][1]}); `bert-jax pretrain --help` lists all fields")
+            raise ConfigError(f"lacks {', '.join(missing)} ({schema.fields[missing[0]][1]}); `bert-jax {schema.command} --help` lists all fields")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def check_value(field: str, value: Any) -> None:
+def check_value(field: str, value: Any, schema: Schema = PRETRAINING) -> None:
     """ConfigError unless there is such a field and the value is of its type, and a number that machines count with."""
-    kind, meaning = _known(field)
+    kind, meaning = _known(field, schema)
     fits = isinstance(value, (list, tuple)) if kind in (tuple, list) else type(value) is kind or (kind is float and type(value) is int)
     if not fits and not (is_length(field) and isinstance(value, str)):
         raise ConfigError(f"{field} is {value!r}; expected {kind.__name__} ({meaning})")
@@ -298,15 +337,15 @@ def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _find(path: str) -> Path:
+def _find(path: str, folder: str) -> Path:
     """A local file, or the name of a config that came with the package. What comes with somebody's weights is refused: a config is code."""
     if Path(path).is_file():
         return _trusted(Path(path))
     import configs
 
-    shipped = Path(configs.__file__).parent
+    shipped = Path(configs.__file__).parent / folder
     named = shipped / f"{Path(path).name.removesuffix('.py')}.py"
-    if named.is_file() and Path(path).parent in (Path("."), Path("configs")):
+    if named.is_file() and Path(path).parent in (Path("."), Path("configs") / folder):
         return named
     names = sorted(file.stem for file in shipped.glob("*.py") if file.stem != "__init__")
     raise ConfigError(f"--config={path}: no such file. Configs that come with bert_jax: {', '.join(names)}")
@@ -350,17 +389,17 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is not JSON: {error}") from None
 
 
-def read_run_config(workdir: Path) -> dict[str, Any]:
+def read_run_config(workdir: Path, schema: Schema = PRETRAINING) -> dict[str, Any]:
     """The config.json of a workdir, checked field by field."""
     path = workdir / "config.json"
     if not path.is_file():
-        raise ConfigError(f"{workdir} has no config.json: it is not the workdir of a pretraining run")
+        raise ConfigError(f"{workdir} has no config.json: it is not the workdir of a run of `bert-jax {schema.command}`")
     config = read_json(path)
     try:
         flat = _flatten(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    _check_fields(flat, str(path))
+    _check_fields(flat, str(path), schema)
     return config
 
 
@@ -375,11 +414,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def fields_of(config: dict[str, Any]) -> list[tuple[str, Any, str]]:
+def fields_of(config: dict[str, Any], schema: Schema = PRETRAINING) -> list[tuple[str, Any, str]]:
     """(field, value, meaning) of a resolved config, those of its phases included."""
-    return [(field, value, _known(field)[1]) for field, value in _flatten(config).items()]
+    return [(field, value, _known(field, schema)[1]) for field, value in _flatten(config).items()]
 
 
-def describe_fields() -> str:
+def describe_fields(schema: Schema = PRETRAINING) -> str:
     """The table of all fields, for --help."""
-    return "\n".join(f"  {field:<26} {kind.__name__:<6} {meaning}" for field, (kind, meaning) in ALL_FIELDS.items())
+    return "\n".join(f"  {field:<26} {kind.__name__:<6} {meaning}" for field, (kind, meaning) in schema.fields.items() if field == "teacher.path" or not field.startswith("teacher."))

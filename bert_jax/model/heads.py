@@ -11,7 +11,8 @@ from bert_jax.model.attention import MASKED
 from bert_jax.model.embed import InputEmbedding
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.layers import ACTIVATION_FUNCTIONS, Norm, Project
-from bert_jax.model.spec import AnySpec, Compute, DetectionSpec, ModelSpec
+from bert_jax.model.spec import AnySpec, Compute, DetectionSpec, ModelSpec, TaskSpec
+from bert_jax.model.task_heads import TaskModel
 
 
 class MlmHead(nnx.Module):
@@ -111,8 +112,8 @@ class DetectionModel(nnx.Module):
         return self.generator(batch, key=key, compute=compute, tables=self.encoder.embed)
 
 
-MODELS = {ModelSpec: PretrainingModel, DetectionSpec: DetectionModel}
+MODELS = {ModelSpec: PretrainingModel, DetectionSpec: DetectionModel, TaskSpec: TaskModel}
 
 
-def build(spec: AnySpec, *, rngs: nnx.Rngs) -> PretrainingModel | DetectionModel:
+def build(spec: AnySpec, *, rngs: nnx.Rngs) -> PretrainingModel | DetectionModel | TaskModel:
     return MODELS[type(spec)](spec, rngs=rngs)

@@ -9,6 +9,7 @@ f intermediate size, g the two halves of a gated MLP, e the width of factorised 
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +17,14 @@ from flax import nnx
 
 from bert_jax.model.spec import NormSpec
 
+PyTree = Any
+
 ACTIVATION_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
 }
 
 
@@ -101,24 +105,24 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, rngs: nn
 
 
 def scan_layers(
-    module: nnx.Module, body: Callable, carry: jax.Array, keys: jax.Array | None, *, uses: int = 1, wrap: Callable = lambda f: f, unroll: int = 1
+    module: nnx.Module, body: Callable, carry: jax.Array, own: PyTree, *, uses: int = 1, wrap: Callable = lambda f: f, unroll: int = 1
 ):
-    """Runs `body(layer, carry, keys) -> (carry, out)` over the layers of a stacked module, each `uses` times in a row; returns (carry, stacked outs).
+    """Runs `body(layer, carry, own) -> (carry, out)` over the layers of a stacked module, each `uses` times in a row; returns (carry, stacked outs).
 
-    keys: [layers x uses, ...]. wrap: applied to the scanned function, for rematerialisation.
+    own: arrays [layers x uses, ...], of which the body gets each layer's. wrap: applied to the scanned function, for rematerialisation.
     """
     graphdef, state = nnx.split(module)
 
     def step(carry, layer):
-        parameters, layer_keys = layer
-        return body(nnx.merge(graphdef, parameters), carry, layer_keys)
+        parameters, layer_own = layer
+        return body(nnx.merge(graphdef, parameters), carry, layer_own)
 
     if uses == 1:
-        return jax.lax.scan(wrap(step), carry, (nnx.to_pure_dict(state), keys), unroll=unroll)
+        return jax.lax.scan(wrap(step), carry, (nnx.to_pure_dict(state), own), unroll=unroll)
 
     def again(carry, layer):
-        parameters, layer_keys = layer
-        return jax.lax.scan(lambda carry, keys: wrap(step)(carry, (parameters, keys)), carry, layer_keys, length=uses, unroll=min(unroll, uses))
+        parameters, layer_own = layer
+        return jax.lax.scan(lambda carry, own: wrap(step)(carry, (parameters, own)), carry, layer_own, length=uses, unroll=min(unroll, uses))
 
-    grouped = None if keys is None else keys.reshape(-1, uses, *keys.shape[1:])
+    grouped = jax.tree.map(lambda leaf: leaf.reshape(-1, uses, *leaf.shape[1:]), own)
     return jax.lax.scan(again, carry, (nnx.to_pure_dict(state), grouped))

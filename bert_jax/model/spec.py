@@ -9,6 +9,10 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")  # gelu is the exact erf for
 VOCAB_MULTIPLE = 128  # rows of the embedding table are padded to this, for tiling and sharding; padding never enters the softmax
 REMAT = ("none", "elementwise", "dots", "full")
 ATTENTION = ("xla", "pallas")
+POOLER_ACTIVATIONS = ("tanh", *ACTIVATIONS)
+POOLINGS = ("cls", "mean", "max")
+TOKEN_KINDS = ("tokens", "span")  # a score for every token
+TASK_KINDS = ("classification", "multilabel", "regression", *TOKEN_KINDS, "choice", "ranking", "embedding")
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -276,7 +280,67 @@ class DetectionSpec:
         return self.encoder.hidden_size * (self.encoder.hidden_size + 1)
 
 
-AnySpec = ModelSpec | DetectionSpec
+@dataclasses.dataclass(frozen=True)
+class PoolerSpec:
+    """A dense layer with activation, and norm if `norm`, between a sequence's vector and its classifier.
+
+    drop_first: dropout before the layer too. every_token: the layer stands before classifiers of tokens as well (ModernBERT). source: the pretrained layer
+    that it goes on from, a path of parameters, if the checkpoint has it; with `norm` the norm beside that layer too.
+    """
+
+    activation: str
+    bias: bool = True
+    norm: bool = False
+    drop_first: bool = False
+    every_token: bool = False
+    source: str = "pooler"
+
+    def __post_init__(self):
+        _one_of(self, "activation", POOLER_ACTIVATIONS)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """An encoder for a downstream task (Devlin et al. 2018, section 4).
+
+    kind: of TASK_KINDS. outputs: of the classifier: classes, labels or tags; "span" has 2, start and end; "choice", "ranking" and "regression" have 1, and
+    "embedding" 1 where training has no classifier. pooling: which vector stands for a sequence, of POOLINGS. pooler: None if the classifier follows that vector at once. dropout: before the classifier.
+    """
+
+    encoder: EncoderSpec
+    kind: str
+    outputs: int
+    pooling: str
+    pooler: PoolerSpec | None
+    dropout: float
+
+    def __post_init__(self):
+        _positive(self, "outputs")
+        _rate(self, "dropout")
+        _one_of(self, "kind", TASK_KINDS)
+        _one_of(self, "pooling", POOLINGS)
+        fixed = {"span": 2, "choice": 1, "ranking": 1, "regression": 1}.get(self.kind, self.outputs)
+        if self.outputs != fixed:
+            raise ValueError(f"TaskSpec.outputs is {self.outputs}; a task of kind {self.kind} has {fixed}")
+
+    @property
+    def nsp(self) -> bool:
+        return False
+
+    @property
+    def encoders(self) -> tuple[EncoderSpec, ...]:
+        return (self.encoder,)
+
+    @property
+    def prediction_weights(self) -> int:
+        return 0
+
+    @property
+    def token_weights(self) -> int:
+        return self.encoder.hidden_size * self.outputs if self.kind in TOKEN_KINDS else 0
+
+
+AnySpec = ModelSpec | DetectionSpec | TaskSpec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -80,6 +80,8 @@ def fit(
     last_good: Callable[[], TrainState],
     limits: Limits = Limits(),
     expected_first_loss: float | None = None,
+    check_batch: Callable[[dict], None] = check,
+    describe: Callable[[int, dict[str, float]], str] | None = None,
 ) -> tuple[TrainState, bool]:
     """Trains from `state.step` to `cadence.last`; returns (state, finished). finished is False after SIGTERM or SIGINT, with the state saved.
 
@@ -87,6 +89,7 @@ def fit(
 
     The source counts its steps from `cadence.first` on. expected_first_loss: ln V for a run from scratch; the first step's MLM loss is compared with it, and a warning says so when it is off.
     limits: those that `train_step` skips by; after so many skipped in a row the state is that of `last_good`, the newest checkpoint, and the batches behind them follow.
+    check_batch: raises ValueError of a first batch that breaks its contract. describe: an evaluation in words, from step and metrics.
     FloatingPointError when that leads to nothing, or numbers of an update that was made are not finite; such a state is never saved.
     """
     start = int(state.step)
@@ -95,21 +98,24 @@ def fit(
     bad_steps, went_back_to = BadSteps(limits), None
     iterator = iter(source.batches(start - cadence.first, cadence.last - cadence.first))
     window: list[dict] = []
-    rows, step = 0, start
+    shapes, step = set(), start
 
     with progress, profiler, saves:
         while step < cadence.last:
             step += 1
-            watch.begins(f"the batch of step {step}", slow=not rows)
+            watch.begins(f"the batch of step {step}", slow=not shapes)
             with progress.waiting_for_input():
                 batch = next(iterator)
             if step == start + 1:
-                check(batch)
+                check_batch(batch)
             if profiler.begins(step):
                 jax.block_until_ready(state)  # nothing of earlier updates in the trace
                 with progress.paused():
                     profiler.start()
-            watch.begins(f"step {step}", slow=len(batch["input_ids"]) != rows)
+            shape = batch["input_ids"].shape
+            compiles = shape not in shapes
+            shapes.add(shape)
+            watch.begins(f"step {step}", slow=compiles)
             with profiler.step(step):
                 device_batch = put_batch(device_fields(batch), mesh)
                 state, metrics = train_step(state, device_batch, key)
@@ -129,9 +135,8 @@ def fit(
                 progress.compiled(metrics)
                 if expected_first_loss is not None:
                     compare_first_loss(metrics, expected_first_loss, progress)
-            elif len(batch["input_ids"]) != rows:
-                progress.resized(metrics, step, jax.tree.leaves(device_batch)[0].shape[0])
-            rows = len(batch["input_ids"])
+            elif compiles:
+                progress.resized(metrics, step, device_batch["input_ids"].shape)
 
             due_log, due_eval = step % cadence.log_every == 0, evaluate is not None and cadence.due(cadence.eval_every, step)
             stopping = stop.due()
@@ -176,7 +181,7 @@ def fit(
                     with progress.paused():
                         scores = evaluate(state, between_batches)
                     run_log.write("eval", step, scores)
-                    progress.say(evaluation_line(step, scores))
+                    progress.say((describe or evaluation_line)(step, scores))
                 except Interrupted:
                     progress.say(f"step {step:>7,}  the evaluation is given up")
                     stopping = due_save = True

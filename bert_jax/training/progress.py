@@ -10,6 +10,8 @@ from tqdm import tqdm
 
 from bert_jax.processes import gather, is_first
 
+ACCURACIES = {"mlm": "mlm acc", "nsp": "nsp acc", "sop": "sop acc", "task": "acc"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
@@ -49,10 +51,10 @@ class Progress:
         self.say(f"first step after {time.monotonic() - self.began:.1f} s, compilation included")
         self._reset()
 
-    def resized(self, metrics: dict, step: int, batch_size: int) -> None:
-        """The same for the first step with batches of another size."""
+    def resized(self, metrics: dict, step: int, shape: tuple[int, int]) -> None:
+        """The same for the first step with batches of another shape [sequences, length]."""
         jax.block_until_ready(metrics)
-        self.say(f"step {step:>7,}  batches of {batch_size:,} sequences from here on")
+        self.say(f"step {step:>7,}  the first batch of {shape[0]:,} sequences x {shape[1]:,}")
         self._reset()
 
     def waiting_for_input(self):
@@ -91,8 +93,8 @@ class Progress:
         return values | counts
 
     def show(self, step: int, values: dict[str, float]) -> None:
-        parts = [f"loss {values['loss']:.3f}", f"mlm acc {values['mlm_accuracy']:.1%}"]
-        parts += [f"{pairs} acc {values[f'{pairs}_accuracy']:.1%}" for pairs in ("nsp", "sop") if f"{pairs}_accuracy" in values]
+        parts = [f"loss {values['loss']:.3f}"]
+        parts += [f"{shown} {values[f'{name}_accuracy']:.1%}" for name, shown in ACCURACIES.items() if f"{name}_accuracy" in values]
         if "sequences_per_second" in values:
             parts += [f"{values['sequences_per_second']:,.0f} seq/s", f"{values['tokens_per_second']:,.0f} tok/s"]
             parts += [f"MFU {values['mfu']:.1%}"] if "mfu" in values else []

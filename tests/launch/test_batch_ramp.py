@@ -137,7 +137,7 @@ def test_a_run_continues_within_its_ramp(ramped, tmp_path, capsys):
     run("pretrain", *arguments, f"--workdir={copy}")
     for again, whole in zip(jax.tree.leaves(params_of(copy)), jax.tree.leaves(params_of(workdir)), strict=True):
         np.testing.assert_array_equal(again, whole)
-    assert "step       3  batches of 16 sequences from here on" in capsys.readouterr().err
+    assert "step       3  the first batch of 16 sequences x" in capsys.readouterr().err
 
 
 def test_every_command_knows_the_ramp(ramped, prepared, tmp_path, capsys):
