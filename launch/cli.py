@@ -9,7 +9,17 @@ import sys
 import traceback
 from pathlib import Path
 
-RAW = argparse.RawDescriptionHelpFormatter
+from launch.cli_parts import (
+    RAW,
+    add_command,
+    add_config_options,
+    add_oversight_options,
+    add_process_options,
+    join_processes,
+    load_config,
+    print_config,
+)
+from launch.finetune.commands import add_finetune
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +56,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
     words, payload = split_payload(sys.argv[1:] if argv is None else argv)
     arguments, overrides = make_parser().parse_known_args(words, argparse.Namespace(payload=payload))
-    unknown = [word for word in overrides if not (word.startswith("--config.") and arguments.command in ("pretrain", "record", "doctor", "plan"))]
+    unknown = [word for word in overrides if not (word.startswith("--config.") and getattr(arguments, "takes_overrides", False))]
     if unknown and any(word.startswith("--config.") and "=" not in word for word in overrides):
         make_parser().error(f"write overrides with an equals sign: --config.FIELD=VALUE (near {unknown[0]})")
     if unknown:
@@ -103,6 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_tokenizer(commands)
+    add_extend_tokenizer(commands)
     add_prepare(commands)
     add_doctor(commands)
     add_plan(commands)
@@ -110,7 +121,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_export(commands)
     add_import(commands)
+    add_grow(commands)
     add_fill_mask(commands)
+    add_finetune(commands)
     add_inspect(commands)
     add_record(commands)
     add_report(commands)
@@ -122,12 +135,6 @@ def add_launch(commands) -> None:
     from launch.launchers import options
 
     options.add_launch(commands)
-
-
-def add_command(commands, name: str, run, summary: str, example: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=summary, description=summary, epilog=f"examples:\n{example}", formatter_class=RAW, allow_abbrev=False)
-    command.set_defaults(run=run)
-    return command
 
 
 def add_corpus_options(command: argparse.ArgumentParser) -> None:
@@ -185,6 +192,33 @@ def add_tokenizer(commands) -> None:
     command.add_argument("--output", required=True, metavar="DIR")
 
 
+def add_extend_tokenizer(commands) -> None:
+    def run(arguments):
+        from data_pipeline.sources import corpus
+        from data_pipeline.tokenization import tokenizers
+        from data_pipeline.tokenization.extension import extend
+
+        documents = corpus.Corpus(
+            arguments.input, documents=arguments.documents, text_field=arguments.text_field, on_error=arguments.on_error,
+            min_characters=arguments.min_characters, max_characters=arguments.max_characters,
+        )
+        extension = extend(tokenizers.load(arguments.tokenizer), documents, arguments.words)
+        extension.tokenizer.save(arguments.output)
+        print(f"{extension}\n  such as {', '.join(extension.words[:12])}")
+
+    command = add_command(
+        commands, "extend-tokenizer", run,
+        "Adds the most frequent words of a domain's text that a WordPiece tokenizer cuts into pieces; all old ids stay.",
+        "  bert-jax extend-tokenizer --tokenizer=bert-base-uncased --input='domain/*.txt' --words=2000 --output=tok\n"
+        "  bert-jax import --from=bert-base-uncased --tokenizer=tok --workdir=runs/domain\n"
+        "  bert-jax prepare --input='domain/*.txt' --tokenizer=tok --output=store",
+    )
+    add_corpus_options(command)
+    command.add_argument("--tokenizer", required=True, metavar="DIR", help="a model's own: its Hugging Face directory, or WORKDIR/tokenizer")
+    command.add_argument("--words", required=True, type=int, metavar="N", help="how many to add")
+    command.add_argument("--output", required=True, metavar="DIR")
+
+
 def add_prepare(commands) -> None:
     def run(arguments):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
@@ -234,38 +268,6 @@ def add_prepare(commands) -> None:
     )
 
 
-def add_config_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", required=True, metavar="FILE", help="a config file, such as configs/bert_base.py, or the name of one")
-    command.add_argument("--print-config", action="store_true", help="print the resolved config as JSON and stop")
-
-
-def add_process_options(command: argparse.ArgumentParser) -> None:
-    several = command.add_argument_group(
-        "one of several processes", "needed only where Slurm, OpenMPI or a TPU pod do not tell; or BERT_JAX_COORDINATOR, BERT_JAX_NUM_PROCESSES, BERT_JAX_PROCESS_ID",
-    )
-    several.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, a free port; the same for all processes")
-    several.add_argument("--num-processes", type=int, metavar="N", help="how many there are; 1: this one alone, whatever the environment says")
-    several.add_argument("--process-id", type=int, metavar="I", help="the number of this one, from 0")
-
-
-def join_processes(arguments, *, saves_on_signal: bool, leave=None) -> None:
-    from launch import distributed
-
-    distributed.start(arguments.coordinator, arguments.num_processes, arguments.process_id, saves_on_signal=saves_on_signal, leave=leave)
-
-
-def load_config(arguments) -> dict:
-    from launch import config
-
-    return config.load(arguments.config, arguments.overrides)
-
-
-def print_config(config: dict) -> None:
-    import json
-
-    print(json.dumps(config, indent=2))
-
-
 def add_doctor(commands) -> None:
     def run(arguments):
         config = load_config(arguments)
@@ -297,8 +299,9 @@ def add_plan(commands) -> None:
         from launch.plan.command import plan
 
         return plan(
-            config, arguments.config, arguments.topology, price=arguments.price, search=arguments.search, chip_batch=arguments.chip_batch, phase=arguments.phase,
-            as_json=arguments.json, output=arguments.output, cached=not arguments.no_cache, keep_text=arguments.hlo,
+            config, arguments.config, arguments.topology, price=arguments.price, search=arguments.search, unrolled=arguments.unrolled,
+            chip_batch=arguments.chip_batch, phase=arguments.phase, as_json=arguments.json, output=arguments.output, cached=not arguments.no_cache,
+            keep_text=arguments.hlo,
         )
 
     command = add_command(
@@ -314,12 +317,13 @@ def add_plan(commands) -> None:
     command.add_argument("--topology", required=True, metavar="SLICE", help="v4-128, v3-32, v5e-16, v5p-8, v6e-8, v4:4x4x8 (chips along each axis), or gpu:h100x64")
     command.add_argument("--price", type=float, metavar="MONEY", help="of one chip for an hour: the page tells the cost of the run")
     command.add_argument("--search", action="store_true", help="try micro-batches and remat settings, and plan the fastest that fits")
+    command.add_argument("--unrolled", action="store_true", help="tell also what a program without loops over layers would take (minutes more)")
     command.add_argument("--phase", type=int, metavar="N", help="one phase alone, counted from 0")
     command.add_argument("--chip-batch", type=int, metavar="N", help="sequences per chip in a step of one micro-batch, instead of the config's batch")
     command.add_argument("--json", action="store_true", help="print all figures as JSON; progress goes to standard error")
     command.add_argument("--output", metavar="FILE", help="also write the page there; a name in .json takes the figures")
     command.add_argument("--hlo", metavar="DIR", help="keep the text of the compiled programs")
-    command.add_argument("--no-cache", action="store_true", help="compile again what was measured before (kept in ~/.cache/bert_jax/plans)")
+    command.add_argument("--no-cache", action="store_true", help="compile again what was compiled before (kept in ~/.cache/bert_jax/plans)")
 
 
 def step_range(text: str):
@@ -348,8 +352,8 @@ def add_pretrain(commands) -> None:
             from launch.pretrain import pretrain
 
             return pretrain(
-                config, Path(arguments.workdir), oversight, accept_changes=arguments.accept_changes, profile_steps=arguments.profile_steps,
-                wandb_project=arguments.wandb,
+                config, Path(arguments.workdir), oversight, accept_changes=arguments.accept_changes, check_determinism=arguments.check_determinism,
+                profile_steps=arguments.profile_steps, wandb_project=arguments.wandb,
             )
 
         return oversight.run(train)
@@ -368,16 +372,13 @@ def add_pretrain(commands) -> None:
     command.add_argument("--workdir", metavar="DIR", help="checkpoints, logs, tokenizer, config.json and report.html")
     command.add_argument("--accept-changes", action="store_true", help="continue a workdir's run although its config or data differ")
     command.add_argument(
+        "--check-determinism", action="store_true",
+        help="first make the next step twice and compare all bits, here and where a phase begins; an error names what differs (needs memory for a second state)",
+    )
+    command.add_argument(
         "--profile-steps", type=step_range, metavar="FIRST:LAST", help="trace the updates after step FIRST up to LAST into WORKDIR/profile, such as 100:110 (docs/training.md)",
     )
-    command.add_argument(
-        "--grace", type=float, default=os.environ.get("BERT_JAX_GRACE") or "300", metavar="SECONDS",
-        help="from SIGTERM until the machine is gone: leave by then, saved or not (default: BERT_JAX_GRACE, or 300)",
-    )
-    command.add_argument(
-        "--hang-timeout", type=float, default=600.0, metavar="SECONDS",
-        help="a step that takes longer has hung: dump the stacks and leave with 70; six times as long for what compiles, starts or saves (default: 600)",
-    )
+    add_oversight_options(command)
     command.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases: PROJECT or ENTITY/PROJECT (needs bert-jax[wandb])")
     add_process_options(command)
 
@@ -422,7 +423,7 @@ def add_import(commands) -> None:
     def run(arguments):
         from launch.exchange import import_model
 
-        import_model(Path(getattr(arguments, "from")), Path(arguments.workdir))
+        import_model(Path(getattr(arguments, "from")), Path(arguments.workdir), tokenizer=None if arguments.tokenizer is None else Path(arguments.tokenizer))
 
     command = add_command(
         commands, "import", run,
@@ -431,6 +432,26 @@ def add_import(commands) -> None:
         "  bert-jax import --from=uncased_L-12_H-768_A-12 --workdir=runs/domain     (bert_model.ckpt + bert_config.json + vocab.txt)",
     )
     command.add_argument("--from", required=True, metavar="DIR", help="a Hugging Face directory, or an original TensorFlow checkpoint's")
+    command.add_argument("--workdir", required=True, metavar="DIR")
+    command.add_argument("--tokenizer", metavar="DIR", help="of `bert-jax extend-tokenizer`: rows of its further words begin as the mean of their old pieces'")
+
+
+def add_grow(commands) -> None:
+    def run(arguments):
+        config = load_config(arguments)
+        if arguments.print_config:
+            return print_config(config)
+        from launch.first_weights import grow_model
+
+        grow_model(Path(getattr(arguments, "from")), config, Path(arguments.workdir))
+
+    command = add_command(
+        commands, "grow", run, "Starts a larger model from a smaller one of its family, by tiling (ModernBERT-large from base).",
+        "  bert-jax grow --from=runs/modernbert_base --config=configs/modernbert_large.py --workdir=runs/modernbert_large\n"
+        "  bert-jax pretrain --config=configs/modernbert_large.py --workdir=runs/modernbert_large --config.data.path=store",
+    )
+    command.add_argument("--from", required=True, metavar="DIR", help="the smaller model: a workdir or a Hugging Face directory")
+    add_config_options(command)
     command.add_argument("--workdir", required=True, metavar="DIR")
 
 

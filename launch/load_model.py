@@ -1,4 +1,4 @@
-"""Opens a model for use: from a workdir's checkpoint or from a Hugging Face directory."""
+"""Opens a model for use: from a workdir's checkpoint or from a Hugging Face directory. That of a fine-tuned workdir has its task's head."""
 
 import dataclasses
 from pathlib import Path
@@ -11,12 +11,15 @@ from bert_jax.model.families import build_spec
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.state import Blueprint, make_blueprint
 from launch.config import ConfigError
+from launch.finetune.seeds import best_place, best_step
+from launch.finetune.task_file import TaskFile, read_task_file
 from launch.model_section import read_model_section
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """section: the config's `model` section; params: nested dict of float32 arrays; origin: in words; step: None for an exported directory."""
+    """section: the config's `model` section; params: nested dict of float32 arrays; origin: in words; step: None for an exported directory. task: of a
+    fine-tuned model."""
 
     section: dict
     blueprint: Blueprint
@@ -24,6 +27,7 @@ class LoadedModel:
     tokenizer_dir: Path | None
     origin: str
     step: int | None
+    task: TaskFile | None = None
 
     def tokenizer(self):
         """A `data_pipeline.tokenization.tokenizers.Tokenizer`."""
@@ -34,11 +38,14 @@ class LoadedModel:
         return tokenizers.load(self.tokenizer_dir)
 
     def fill_mask(self) -> FillMask:
+        if self.task is not None:
+            raise ConfigError(f"{self.origin} was fine-tuned for {self.task.kind} and predicts no masks any more; give the pretrained model")
         return FillMask(self.blueprint, self.params, self.tokenizer())
 
 
 def load_model(path: Path, *, step: int | None = None) -> LoadedModel:
-    """path: a workdir (of pretrain or import) or an exported directory. step: which checkpoint; None takes the newest whole one."""
+    """path: a workdir (of pretrain, import or finetune) or an exported directory. step: which checkpoint; None takes the newest whole one; of fine-tuned
+    ones the best of the best seed."""
     if not path.is_dir():
         raise ConfigError(f"{path} is not a directory; give a workdir or an exported model")
     if (path / "model.json").is_file():
@@ -53,11 +60,17 @@ def load_model(path: Path, *, step: int | None = None) -> LoadedModel:
 
 
 def _from_workdir(workdir: Path, step: int | None) -> LoadedModel:
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    step = checkpoints.choose(step)
-    section = read_model_section(workdir, step)
-    blueprint = make_blueprint(build_spec(section))
+    task = read_task_file(workdir)
+    place = workdir if task is None else best_place(workdir)
+    checkpoints = Checkpoints(place / "checkpoints")
+    if task is None:
+        step = checkpoints.choose(step)
+        section = read_model_section(workdir, step)
+    else:
+        step = checkpoints.choose(best_step(place) if step is None else step)
+        section = read_model_section(workdir)
+    blueprint = make_blueprint(build_spec(section) if task is None else task.spec(section))
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), blueprint.params)
     params = checkpoints.restore(step, {"params": abstract})["params"]
-    return LoadedModel(section, blueprint, params, workdir / "tokenizer", f"{workdir} at step {step}", step)
+    return LoadedModel(section, blueprint, params, workdir / "tokenizer", f"{place} at step {step}", step, task)

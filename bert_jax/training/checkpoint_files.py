@@ -23,6 +23,8 @@ from bert_jax.training.storage import patiently
 STEP = re.compile("step_[0-9]{8,15}")
 COMMIT, UNFINISHED, DAMAGE = "commit.json", "unfinished", "damage.json"
 FORMAT = "bert_jax.checkpoint"
+LOWER_IS_BETTER = ("loss", "perplexity")  # in the name of a metric
+HIGHER_IS_BETTER = ("accuracy", "f1", "matthews", "pearson", "spearman", "exact", "precision", "recall", "ndcg", "mrr", "map")
 KEEP_LEAST = 2
 ROOM = 1.05  # of a checkpoint's bytes must be free before it is begun
 log = logging.getLogger("bert_jax")
@@ -36,17 +38,24 @@ class SaveError(CheckpointError):
     """A checkpoint could not be written. Those before it are as they were, and nothing of it is left."""
 
 
+def better(metric: str, score: float) -> float:
+    """Something that is the larger the better the score; of one that is not defined (nan) the least there is."""
+    if not math.isfinite(score):
+        return -math.inf
+    return -score if any(word in metric for word in LOWER_IS_BETTER) else score
+
+
 class CheckpointFiles:
     """keep: how many of the newest are retained, at least 2. keep_every: steps divisible by it stay for ever; 0: none. keep_best: a held-out
-    metric; the checkpoint with its best score stays too, of those with a score (the lowest; of an accuracy the highest). "": none."""
+    metric; the checkpoint with its best score stays too, of those with a score: the lowest loss or perplexity, the highest of anything else. "": none."""
 
     def __init__(self, directory: Path, *, keep: int = 2, keep_every: int = 0, keep_best: str = ""):
         if keep < KEEP_LEAST:
             raise ValueError(f"checkpoint.keep is {keep}; it must be at least {KEEP_LEAST}, so that there is another when one is damaged")
         if keep_every < 0:
             raise ValueError(f"checkpoint.keep_every is {keep_every}; it must be a number of steps, or 0")
-        if keep_best and not any(word in keep_best for word in ("loss", "perplexity", "accuracy")):
-            raise ValueError(f"checkpoint.keep_best is {keep_best!r}; it must be a held-out loss, perplexity or accuracy, such as mlm_loss, or empty")
+        if keep_best and not any(word in keep_best for word in LOWER_IS_BETTER + HIGHER_IS_BETTER):
+            raise ValueError(f"checkpoint.keep_best is {keep_best!r}; it must be a held-out loss, perplexity, accuracy or other score, such as mlm_loss, or empty")
         self.directory, self.keep, self.keep_every, self.keep_best = Path(directory).absolute(), keep, keep_every, keep_best
 
     def steps(self) -> list[int]:
@@ -65,6 +74,7 @@ class CheckpointFiles:
         """Makes the directory of a step of `size` bytes; False if the step is saved already. SaveError where there is no room; OSError."""
         if (self.path(step) / COMMIT).exists():
             return False
+        self.remove_partial()  # also of a save that failed and could not be removed then
         self.discard(step)
         self.directory.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.directory).free
@@ -120,7 +130,7 @@ class CheckpointFiles:
             except (ValueError, OSError, AttributeError):  # a damaged commit, which restoring tells of
                 continue
             if isinstance(score, (int, float)) and math.isfinite(score):
-                scores[step] = score if "accuracy" in self.keep_best else -score
+                scores[step] = better(self.keep_best, score)
         return max(scores, key=lambda step: (scores[step], step), default=None)
 
     def unfinished(self) -> list[Path]:

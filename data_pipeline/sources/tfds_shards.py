@@ -6,9 +6,13 @@ Nothing is ever downloaded: a data set that is not prepared on disk is refused, 
 import os
 import re
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from data_pipeline.sources import files
 from data_pipeline.sources.reading import BadInput, CorpusError, Piece, Reading, Source
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
 
 _ARRAY_RECORD_BATCH = 64  # records
 # wiki40b marks where its articles, sections and paragraphs begin: title, section heading and paragraph each become a line.
@@ -16,10 +20,10 @@ _WIKI40B_START = b"\n_START_ARTICLE_\n"
 _WIKI40B_MARK = re.compile(rb"\n_START_(?:ARTICLE|SECTION|PARAGRAPH)_\n|_NEWLINE_")
 
 
-def expand(item: str) -> list[Source]:
-    """The shards of `tfds:NAME[/CONFIG][:VERSION]:SPLIT` or `tfds:DIRECTORY:SPLIT`. SPLIT may be sliced, as in train[:10%].
+def open_builder(item: str) -> tuple["DatasetBuilder", str, str]:
+    """The data set of `tfds:NAME[/CONFIG][:VERSION]:SPLIT` or `tfds:DIRECTORY:SPLIT`; NAME or DIRECTORY; SPLIT as given, perhaps empty.
 
-    Raises CorpusError if the data set is not on disk or has no such split, ImportError without tensorflow-datasets.
+    Raises CorpusError if the data set is not on disk, ImportError without tensorflow-datasets.
     """
     try:
         import tensorflow as tf
@@ -43,6 +47,17 @@ def expand(item: str) -> list[Source]:
         why = str(error).strip().partition("\n")[0][:200]
         fix = "give tfds:NAME[/CONFIG][:VERSION]:SPLIT, or tfds:DIRECTORY:SPLIT with the directory in which dataset_info.json lies"
         raise CorpusError(f"{item}: {why.removesuffix('.')}; {fix}") from None
+    return builder, name, split
+
+
+def expand(item: str) -> list[Source]:
+    """The shards of `tfds:NAME[/CONFIG][:VERSION]:SPLIT` or `tfds:DIRECTORY:SPLIT`. SPLIT may be sliced, as in train[:10%].
+
+    Raises CorpusError if the data set is not on disk or has no such split, ImportError without tensorflow-datasets.
+    """
+    builder, name, split = open_builder(item)
+    import tensorflow as tf
+
     known = ", ".join(sorted(builder.info.splits))
     try:
         instructions = builder.info.splits[split].file_instructions
@@ -71,7 +86,7 @@ def pieces(reading: Reading) -> Iterator[Piece]:
     row = first
     why = "records are missing"
     try:
-        for record in _records(reading.source):
+        for record in records(reading.source):
             try:
                 features = tf.train.Example.FromString(record).features.feature
             except google.protobuf.message.DecodeError as error:
@@ -82,19 +97,19 @@ def pieces(reading: Reading) -> Iterator[Piece]:
                 yield from reading.row(row, text, sorted(features) if text is None else ())
             row += 1
             reading.reached(reading.source.size * (row - first) // (last - first))
-    except _ShardDamaged as error:
+    except ShardDamaged as error:
         why = str(error)
     if row < last:
         fix = f"{last - row} records cannot be read: copy the shard or prepare the data set again ({why})"
         reading.reject(BadInput("TFDS shard cut short or damaged", f"row {row}", fix), last - row)
 
 
-class _ShardDamaged(Exception):
+class ShardDamaged(Exception):
     pass
 
 
-def _records(source: Source) -> Iterator[bytes]:
-    """The serialised records of the source's rows; raises _ShardDamaged after the last good one."""
+def records(source: Source) -> Iterator[bytes]:
+    """The serialised records of the source's rows; raises ShardDamaged after the last good one."""
     import tensorflow as tf
 
     first, last = source.rows
@@ -102,7 +117,7 @@ def _records(source: Source) -> Iterator[bytes]:
         try:
             yield from tf.data.TFRecordDataset(source.address).skip(first).take(last - first).as_numpy_iterator()
         except tf.errors.DataLossError as error:
-            raise _ShardDamaged(error.message) from error
+            raise ShardDamaged(error.message) from error
         except tf.errors.OpError as error:
             raise OSError(f"{source.address}: {error.message}") from error
         return
@@ -114,7 +129,7 @@ def _records(source: Source) -> Iterator[bytes]:
         for start in range(first, last, _ARRAY_RECORD_BATCH):
             yield from reader.read(list(range(start, min(start + _ARRAY_RECORD_BATCH, last))))
     except (RuntimeError, ValueError, IndexError) as error:
-        raise _ShardDamaged(str(error)) from error
+        raise ShardDamaged(str(error)) from error
 
 
 def _text(features: Mapping, field: str) -> bytes | None:

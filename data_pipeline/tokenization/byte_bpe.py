@@ -128,14 +128,14 @@ class ByteBpeEncoder(WordEncoder):
 
     def __init__(self, hf: hf_tokenizers.Tokenizer, vocabulary: list[str]):
         super().__init__(len(vocabulary))
-        self._hf = hf
+        self.library = hf
         self._model = hf.model
         self._prefix = " " if hf.pre_tokenizer.add_prefix_space else ""
         self._tokens = [_bytes(token) for token in vocabulary]
         self._pieces = Cache(self._encode_piece, {})
 
     def _encode(self, text: str) -> tuple[list[int], list[bytes], list[int]]:
-        encoding = self._hf.encode(text, add_special_tokens=False)
+        encoding = self.library.encode(text, add_special_tokens=False)
         return encoding.ids, [self._tokens[number] for number in encoding.ids], [start for start, _ in encoding.offsets]
 
     def _encode_word(self, word: str) -> tuple[list[int], list[bytes]]:

@@ -232,9 +232,9 @@ class SentencePieceEncoder(WordEncoder):
             vocabulary = content["model"]["vocab"]
             content["model"]["vocab"] = [[f"{piece} " if piece in never_text else piece, score] for piece, score in vocabulary]
         super().__init__(hf.get_vocab_size(), remembers=_is_local(content))
-        self._hf = hf_tokenizers.Tokenizer.from_str(json.dumps(content))
-        self._model = self._hf.model
-        self._normalize = self._hf.normalizer.normalize_str if self._hf.normalizer else str
+        self.library = hf_tokenizers.Tokenizer.from_str(json.dumps(content))
+        self._model = self.library.model
+        self._normalize = self.library.normalizer.normalize_str if self.library.normalizer else str
         self._unk_id = hf.token_to_id(unk)
         self._tokens = list(map(_bytes, vocabulary_in_order(hf)))
         ascii_text = "".join(map(chr, range(0x21, 0x7F)))
@@ -250,12 +250,12 @@ class SentencePieceEncoder(WordEncoder):
         return np.concatenate([ids, self.encode_sentences([space + rest])[0]])
 
     def _encode(self, text: str) -> tuple[list[int], list[bytes], list[int]]:
-        encoding = self._hf.encode(text, add_special_tokens=False)
+        encoding = self.library.encode(text, add_special_tokens=False)
         ids = encoding.ids
         offsets = [start for start, _ in encoding.offsets]
         if self._unk_id not in ids:
             return ids, [self._tokens[number] for number in ids], offsets
-        words = self._hf.pre_tokenizer.pre_tokenize_str(self._normalize(text))
+        words = self.library.pre_tokenizer.pre_tokenize_str(self._normalize(text))
         return ids, [token for word, _ in words for token in self._pieces(word, self._model.tokenize(word))], offsets
 
     def _encode_word(self, word: str) -> tuple[list[int], list[bytes]]:

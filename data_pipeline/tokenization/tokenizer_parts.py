@@ -21,7 +21,9 @@ class TokenizerError(ValueError):
 
 
 class Encoder(Protocol):
-    """Text -> ids, with the tokens of the whole line whatever sentences it is given in."""
+    """Text -> ids, with the tokens of the whole line whatever sentences it is given in. `library` encodes whole lines, with offsets."""
+
+    library: hf_tokenizers.Tokenizer
 
     def encode_sentences(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids [T] (uint16 or uint32) of all sentences in a row, int64 [S] exclusive ends, and bool [T]: the token begins a word."""

@@ -57,6 +57,13 @@ class Tokenizer:
         """
         return self.parts.encoder.encode_sentences(sentences)
 
+    def encode_with_offsets(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each text the ids that `encode` gives, int32 [T], and int32 [T, 2]: the characters of the text, from and to, that each stands for.
+
+        White space in front of a word may count as the word's, or as no token's."""
+        encodings = self.parts.encoder.library.encode_batch(texts, add_special_tokens=False)
+        return [(np.array(found.ids, np.int32), np.array(found.offsets, np.int32).reshape(-1, 2)) for found in encodings]
+
     def decode(self, ids: Iterable[int]) -> str:
         return self.hf.decode([int(token) for token in ids], skip_special_tokens=False)
 
@@ -115,17 +122,17 @@ def train(
     lowercase = lowercase is not False
     sample = _sample(documents, sample_characters)
     if kind == "wordpiece":
-        tokenizer = _tokenizer(wordpiece.build(train_vocabulary(sample, vocab_size, lowercase), lowercase=lowercase))
+        tokenizer = tokenizer_of(wordpiece.build(train_vocabulary(sample, vocab_size, lowercase), lowercase=lowercase))
         tokenizer.save(directory)
     elif kind == "byte_bpe":
-        tokenizer = _tokenizer(byte_bpe.parts(byte_bpe.build(*byte_bpe_training.train(sample, vocab_size)), byte_bpe.SPECIAL_TOKENS))
+        tokenizer = tokenizer_of(byte_bpe.parts(byte_bpe.build(*byte_bpe_training.train(sample, vocab_size)), byte_bpe.SPECIAL_TOKENS))
         tokenizer.save(directory)
     else:
         model = sentencepiece_training.train(sample, vocab_size, kind.removeprefix("sentencepiece_"), lowercase)
         path = Path(directory) / "spiece.model"
         write_files(Path(directory), {path.name: model})
         config = {"tokenizer_class": "", "do_lower_case": lowercase, "keep_accents": not lowercase}
-        tokenizer = _tokenizer(sentencepiece_model.load_model(path, config))
+        tokenizer = tokenizer_of(sentencepiece_model.load_model(path, config))
         tokenizer.save(directory)
     return tokenizer, coverage(tokenizer, sample)
 
@@ -154,13 +161,13 @@ def _load(directory: Path) -> Tokenizer:
     has = {path.name for path in directory.iterdir() if path.is_file()} if directory.is_dir() else set()
     model_file = next((name for name in sentencepiece_model.MODEL_FILES if name in has), None)
     if "tokenizer.json" in has:
-        return _tokenizer(_load_json(directory / "tokenizer.json", config))
+        return tokenizer_of(_load_json(directory / "tokenizer.json", config))
     if "vocab.txt" in has:
-        return _tokenizer(wordpiece.load_vocabulary(directory, config))
+        return tokenizer_of(wordpiece.load_vocabulary(directory, config))
     if {"vocab.json", "merges.txt"} <= has:
-        return _tokenizer(byte_bpe.load_files(directory, config))
+        return tokenizer_of(byte_bpe.load_files(directory, config))
     if model_file:
-        return _tokenizer(sentencepiece_model.load_model(directory / model_file, config))
+        return tokenizer_of(sentencepiece_model.load_model(directory / model_file, config))
     known = f"tokenizer.json, vocab.txt, vocab.json with merges.txt, {', '.join(sentencepiece_model.MODEL_FILES)}"
     why = f"has none of {known}" if directory.is_dir() else "is not a directory"
     raise TokenizerError(f"no tokenizer at {directory}: it {why}. Train one with `bert-jax tokenizer`")
@@ -203,7 +210,7 @@ def _model_type(model: dict) -> str | None:
     return "BPE" if "merges" in model else "WordPiece" if "max_input_chars_per_word" in model else "Unigram"
 
 
-def _tokenizer(parts: Parts) -> Tokenizer:
+def tokenizer_of(parts: Parts) -> Tokenizer:
     ids = {role: parts.hf.token_to_id(token) for role, token in parts.special.items()}
     return Tokenizer(
         kind=parts.kind,

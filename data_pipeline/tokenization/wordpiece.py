@@ -6,6 +6,7 @@ ids; encoding text is then splitting at spaces, a dict look-up per word, and one
 characters, accents and CJK stay inside a "word" and are the library's affair.
 """
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -90,6 +91,14 @@ def load_json(path: Path, content: dict) -> Parts:
     return _parts(read_library(path))
 
 
+def with_words(parts: Parts, words: list[str]) -> Parts:
+    """The tokenizer with whole words as further pieces, numbered after its own."""
+    content = json.loads(parts.hf.to_str())
+    vocabulary = content["model"]["vocab"]
+    content["model"]["vocab"] = vocabulary | {word: number for number, word in enumerate(words, len(vocabulary))}
+    return _parts(read_library(Path("tokenizer.json"), content))
+
+
 def _parts(hf: hf_tokenizers.Tokenizer) -> Parts:
     finish_library(hf)
     vocabulary = vocabulary_in_order(hf)
@@ -122,7 +131,7 @@ class WordPieceEncoder:
     """
 
     def __init__(self, hf: hf_tokenizers.Tokenizer, is_word_start: np.ndarray):
-        self._hf = hf
+        self.library = hf
         self._model = hf.model
         self._lowercase = hf.normalizer.lowercase
         self._is_word_start = is_word_start
@@ -152,7 +161,7 @@ class WordPieceEncoder:
     def _encode_word(self, word: str) -> bytes:
         if _PLAIN_WORD.fullmatch(word):
             return b"".join(map(self._pieces.__getitem__, _PIECES.findall(word.lower() if self._lowercase else word)))
-        return self._bytes(self._hf.encode(word, add_special_tokens=False).ids)
+        return self._bytes(self.library.encode(word, add_special_tokens=False).ids)
 
     def _encode_piece(self, piece: str) -> bytes:
         return self._bytes([token.id for token in self._model.tokenize(piece)])

@@ -1,0 +1,57 @@
+"""What the runs of several seeds have in common: mean and spread of their scores, and which is the best."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from bert_jax.training.checkpoint_files import better
+from launch.config import ConfigError, read_json, write_json
+
+NAME = "scores.json"
+
+
+def write_summary(workdir: Path, metric: str, seeds: tuple[int, ...]) -> None:
+    """WORKDIR/scores.json from those of the seeds, which are all there."""
+    records = [read_json(workdir / "seeds" / str(seed) / NAME) for seed in seeds]
+    best = max(records, key=lambda record: better(metric, record["eval"][metric]))
+    splits = {name: {score: spread([record[name][score] for record in records]) for score in records[0][name]} for name in ("eval", "test") if name in records[0]}
+    write_json(workdir / NAME, {"metric": metric, "best_seed": best["seed"], "seeds": records, **splits})
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Mean and standard deviation (of a sample; 0 for a single value)."""
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
+
+
+def summary(workdir: Path) -> dict[str, Any]:
+    path = workdir / NAME
+    if not path.is_file():
+        raise ConfigError(f"{workdir} has no {NAME}: its runs are not over yet; `bert-jax finetune` with the same arguments continues them")
+    return read_json(path)
+
+
+def best_place(workdir: Path) -> Path:
+    """The directory of the best seed; before all are over, that of the first whose run is."""
+    if (workdir / NAME).is_file():
+        return workdir / "seeds" / str(summary(workdir)["best_seed"])
+    finished = sorted(path.parent for path in workdir.glob(f"seeds/*/{NAME}"))
+    if not finished:
+        raise ConfigError(f"no run of {workdir} is over yet; `bert-jax finetune` with the same arguments continues them")
+    return finished[0]
+
+
+def best_step(place: Path) -> int:
+    """Of a seed whose run is over."""
+    return read_json(place / NAME)["step"]
+
+
+def table(found: dict[str, Any]) -> str:
+    """A line for each seed, and one for their mean and spread."""
+    splits = [name for name in ("eval", "test") if name in found]
+    columns = [(split, score) for split in splits for score in found[split]]
+    heads = ["seed", "step", *(f"{split} {score}" for split, score in columns)]
+    rows = [[str(record["seed"]), str(record["step"]), *(f"{record[split][score]:.4f}" for split, score in columns)] for record in found["seeds"]]
+    rows.append(["mean", "", *(f"{found[split][score]['mean']:.4f}" for split, score in columns)])
+    rows.append(["std", "", *(f"{found[split][score]['std']:.4f}" for split, score in columns)])
+    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in [heads, *rows])

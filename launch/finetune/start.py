@@ -1,0 +1,30 @@
+"""The first parameters of a fine-tuning run: a pretrained encoder, its pooler where it has one, and a fresh head."""
+
+import jax
+
+from bert_jax.training.state import Blueprint, Tree
+from launch.load_model import LoadedModel
+
+
+def start_params(pretrained: LoadedModel, blueprint: Blueprint, key: jax.Array) -> Tree:
+    """Parameters of the blueprint, whose spec is a TaskSpec. key: what the head is drawn from."""
+    given = {"encoder": pretrained.params["encoder"]} | pretrained_pooler(pretrained.params, blueprint)
+
+    def fresh(key: jax.Array) -> Tree:
+        return {name: part for name, part in blueprint.init(key).items() if name not in given}
+
+    return given | jax.jit(fresh)(key)
+
+
+def pretrained_pooler(params: Tree, blueprint: Blueprint) -> Tree:
+    """The layer before the classifier from where the family's pretraining has it (`PoolerSpec.source`); nothing where it has none."""
+    pooler = blueprint.spec.pooler
+    if pooler is None or "pooler" not in blueprint.params:
+        return {}
+    *above, name = pooler.source.split(".")
+    beside = params
+    for part in above:
+        beside = beside.get(part, {})
+    if name not in beside:
+        return {}
+    return {"pooler": beside[name]} | ({"pooler_norm": beside["norm"]} if pooler.norm else {})

@@ -1,0 +1,52 @@
+"""task.json of a fine-tuned workdir, beside model.json: with both the network can be built again, and its inputs and outputs read."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from bert_jax.model.families.tasks import task_spec
+from bert_jax.model.spec import TaskSpec
+from launch.config import ConfigError, read_json, write_json
+
+NAME = "task.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFile:
+    """kind, outputs, pooling, dropout: of the head (`TaskSpec`). labels: names of classes in the order of their numbers, or None. columns: of the data
+    it was trained on, as `TaskData` has them. length: tokens of the longest input. stride, answer_length: of spans; elsewhere 0."""
+
+    kind: str
+    outputs: int
+    pooling: str
+    dropout: float
+    labels: tuple[str, ...] | None
+    columns: dict[str, Any]
+    length: int
+    stride: int = 0
+    answer_length: int = 0
+
+    def spec(self, model: dict) -> TaskSpec:
+        """model: a config's `model` section, of the encoder."""
+        return task_spec(model, kind=self.kind, outputs=self.outputs, pooling=self.pooling, dropout=self.dropout)
+
+    def write(self, workdir: Path) -> None:
+        write_json(workdir / NAME, dataclasses.asdict(self))
+
+
+def read_task_file(workdir: Path) -> TaskFile | None:
+    """None for a workdir of pretraining or import. ConfigError for a file that is not of `bert-jax finetune`."""
+    path = workdir / NAME
+    if not path.is_file():
+        return None
+    held = read_json(path)
+    try:
+        labels = held["labels"]
+        held |= {"labels": None if labels is None else tuple(map(str, labels)), "columns": dict(held["columns"])}
+        task = TaskFile(**held)
+        sizes = (task.outputs, task.length, task.stride, task.answer_length)
+        if not all(type(size) is int and 0 <= size < 2**31 for size in sizes) or not isinstance(task.dropout, float | int):
+            raise TypeError
+    except (TypeError, KeyError, ValueError):
+        raise ConfigError(f"{path} was not written by `bert-jax finetune`; take the workdir's own") from None
+    return task
