@@ -19,7 +19,7 @@ from launch.cli_parts import (
     load_config,
     print_config,
 )
-from launch.finetune.commands import add_finetune
+from launch.finetune.commands import add_embed, add_finetune, add_glue, add_predict, add_rank
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -124,6 +124,10 @@ def make_parser() -> argparse.ArgumentParser:
     add_grow(commands)
     add_fill_mask(commands)
     add_finetune(commands)
+    add_glue(commands)
+    add_predict(commands)
+    add_embed(commands)
+    add_rank(commands)
     add_inspect(commands)
     add_record(commands)
     add_report(commands)
@@ -404,11 +408,12 @@ def add_export(commands) -> None:
     def run(arguments):
         from launch.exchange import export
 
-        export(Path(arguments.workdir), Path(arguments.output), step=arguments.step, check=arguments.verify)
+        export(Path(arguments.workdir), Path(arguments.output), step=arguments.step, check=arguments.verify, pooling=arguments.pooling)
 
     command = add_command(
         commands, "export", run, "Writes a checkpoint as a Hugging Face directory: safetensors, config, tokenizer, model card.",
-        "  bert-jax export --workdir=runs/mini --output=mini --verify",
+        "  bert-jax export --workdir=runs/mini --output=mini --verify\n"
+        "  bert-jax export --workdir=runs/mini --output=sentences --pooling=mean --verify     (for sentence-transformers)",
     )
     command.add_argument("--workdir", required=True, metavar="DIR")
     command.add_argument("--output", required=True, metavar="DIR")
@@ -416,6 +421,10 @@ def add_export(commands) -> None:
     command.add_argument(
         "--verify", action="store_true",
         help="load it with stock transformers, compare every layer and the logits, and refuse on mismatch (needs bert-jax[torch])",
+    )
+    command.add_argument(
+        "--pooling", choices=("mean", "cls", "max"),
+        help="the encoder alone, as a model of sentence-transformers: the vector of a text is the mean or the largest of its tokens', or the first token's",
     )
 
 
@@ -427,7 +436,7 @@ def add_import(commands) -> None:
 
     command = add_command(
         commands, "import", run,
-        "Reads a BERT, RoBERTa, XLM-R, ALBERT, ELECTRA, DistilBERT or ModernBERT into a workdir for continued pretraining. Missing pretraining heads are initialised, and it says so.",
+        "Reads a BERT, RoBERTa, XLM-R, ALBERT, ELECTRA, DistilBERT, ModernBERT, Longformer or BigBird into a workdir for continued pretraining. Missing pretraining heads are initialised, and it says so.",
         "  bert-jax import --from=bert-base-uncased --workdir=runs/domain\n"
         "  bert-jax import --from=uncased_L-12_H-768_A-12 --workdir=runs/domain     (bert_model.ckpt + bert_config.json + vocab.txt)",
     )
@@ -446,9 +455,10 @@ def add_grow(commands) -> None:
         grow_model(Path(getattr(arguments, "from")), config, Path(arguments.workdir))
 
     command = add_command(
-        commands, "grow", run, "Starts a larger model from a smaller one of its family, by tiling (ModernBERT-large from base).",
+        commands, "grow", run, "Starts a larger model from a smaller one: of its family, by tiling (ModernBERT-large from base); for longer inputs, by copied positions (Longformer from RoBERTa).",
         "  bert-jax grow --from=runs/modernbert_base --config=configs/modernbert_large.py --workdir=runs/modernbert_large\n"
-        "  bert-jax pretrain --config=configs/modernbert_large.py --workdir=runs/modernbert_large --config.data.path=store",
+        "  bert-jax pretrain --config=configs/modernbert_large.py --workdir=runs/modernbert_large --config.data.path=store\n"
+        "  bert-jax grow --from=roberta-base --config=configs/longformer_base.py --workdir=runs/longformer",
     )
     command.add_argument("--from", required=True, metavar="DIR", help="the smaller model: a workdir or a Hugging Face directory")
     add_config_options(command)

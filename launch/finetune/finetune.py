@@ -32,10 +32,10 @@ from launch.config import ConfigError
 from launch.exit_codes import STOPPED
 from launch.finetune.fields import FINETUNING
 from launch.finetune.job import Job, make_job, resolve_steps, task_of
-from launch.finetune.outputs import Scores
-from launch.finetune.scoring import metric_names, metrics_of, predictions_of, shown
+from launch.finetune.predict import write_predictions
+from launch.finetune.scoring import metric_names, metrics_of, shown
 from launch.finetune.seeds import summary, table, write_summary
-from launch.finetune.sets import TaskSet, TaskSets, open_sets
+from launch.finetune.sets import TaskSets, open_sets
 from launch.finetune.start import start_params
 from launch.load_model import LoadedModel, load_model
 from launch.model_section import write_model_section
@@ -57,7 +57,7 @@ def finetune(config: dict, init: Path, workdir: Path, oversight: Oversight, *, a
     """
     watch = oversight.watch
     watch.begins("opening the pretrained model and the data", slow=True)
-    pretrained = load_model(init)
+    pretrained = load_model(init).encoder_alone()
     sets = open_sets(config, pretrained.tokenizer())
     config = resolve_steps(config, len(sets.train.features))
     config["task"] |= {"metric": metric_of(config, sets)}
@@ -240,17 +240,9 @@ def score_seed(job: Job, sets: TaskSets, seed: int, place: Path) -> None:
         record[name] = metrics_of(job.task, scores, part)
         log.info("seed %d, %s, step %d: %s", seed, name, step, shown(record[name]))
         if is_first():
-            write_predictions(place / f"predictions-{name}.jsonl", job, scores, part)
+            write_predictions(place / f"predictions-{name}.jsonl", job.task, scores, part)
     if is_first():
         configs.write_json(place / "scores.json", record)
-
-
-def write_predictions(path: Path, job: Job, scores: Scores, part: TaskSet) -> None:
-    lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in predictions_of(job.task, scores, part))
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(lines)
-    temporary.replace(path)
 
 
 def checkpoints_of(job: Job, place: Path) -> Checkpoints:

@@ -1,6 +1,7 @@
 """The first parameters of a fine-tuning run: a pretrained encoder, its pooler where it has one, and a fresh head."""
 
 import jax
+import jax.numpy as jnp
 
 from bert_jax.training.state import Blueprint, Tree
 from launch.load_model import LoadedModel
@@ -8,7 +9,8 @@ from launch.load_model import LoadedModel
 
 def start_params(pretrained: LoadedModel, blueprint: Blueprint, key: jax.Array) -> Tree:
     """Parameters of the blueprint, whose spec is a TaskSpec. key: what the head is drawn from."""
-    given = {"encoder": pretrained.params["encoder"]} | pretrained_pooler(pretrained.params, blueprint)
+    given = {"encoder": pretrained.params["encoder"]} | pretrained_pooler(pretrained, blueprint)
+    given = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), given)  # training gives away what it starts from, and the next seed starts from it too
 
     def fresh(key: jax.Array) -> Tree:
         return {name: part for name, part in blueprint.init(key).items() if name not in given}
@@ -16,10 +18,16 @@ def start_params(pretrained: LoadedModel, blueprint: Blueprint, key: jax.Array) 
     return given | jax.jit(fresh)(key)
 
 
-def pretrained_pooler(params: Tree, blueprint: Blueprint) -> Tree:
-    """The layer before the classifier from where the family's pretraining has it (`PoolerSpec.source`); nothing where it has none."""
-    pooler = blueprint.spec.pooler
+def pretrained_pooler(pretrained: LoadedModel, blueprint: Blueprint) -> Tree:
+    """The layer before the classifier from where the family's pretraining has it (`PoolerSpec.source`), or from a head of the same form; nothing where
+    there is neither."""
+    pooler, params = blueprint.spec.pooler, pretrained.params
     if pooler is None or "pooler" not in blueprint.params:
+        return {}
+    if pretrained.task is not None:
+        same = pretrained.blueprint.spec.pooler == pooler
+        return {name: params[name] for name in ("pooler", "pooler_norm") if same and name in params}
+    if pooler.source is None:
         return {}
     *above, name = pooler.source.split(".")
     beside = params

@@ -4,11 +4,20 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from bert_jax.interop.tasks import LABELLED, Task
 from bert_jax.model.families.tasks import task_spec
 from bert_jax.model.spec import TaskSpec
+from data_pipeline.tasks.task_data import TaskData
 from launch.config import ConfigError, read_json, write_json
 
 NAME = "task.json"
+COLUMNS = {
+    "span": {"text": "question", "text_pair": "context", "label": "answers"},
+    "ranking": {"text": "query", "text_pair": "passage"},
+    "embedding": {"text_pair": "text_pair"},
+    "choice": {"choices": ("choices",)},
+}
+SPANS = {"stride": 128, "answer_length": 30}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +39,21 @@ class TaskFile:
         """model: a config's `model` section, of the encoder."""
         return task_spec(model, kind=self.kind, outputs=self.outputs, pooling=self.pooling, dropout=self.dropout)
 
+    @property
+    def head(self) -> Task:
+        """As interop has it."""
+        return Task(self.kind, self.outputs, self.pooling, self.dropout, self.labels if self.kind in LABELLED else None, self.length)
+
     def write(self, workdir: Path) -> None:
         write_json(workdir / NAME, dataclasses.asdict(self))
+
+
+def task_file_of(head: Task) -> TaskFile:
+    """For a model that comes with its head and without its data: columns as they are mostly named."""
+    columns = dataclasses.asdict(TaskData(head.kind, **COLUMNS.get(head.kind, {})))
+    columns = {name: value for name, value in columns.items() if name not in ("kind", "label_names")}
+    held = {field.name: getattr(head, field.name) for field in dataclasses.fields(Task)}
+    return TaskFile(**held, columns=columns, **(SPANS if head.kind == "span" else {}))
 
 
 def read_task_file(workdir: Path) -> TaskFile | None:
