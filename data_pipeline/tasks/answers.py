@@ -1,4 +1,5 @@
-"""What a model's outputs say in the words of the data. Enters: `Features`, `Examples` and the outputs. Leaves: answers in text, tags of words.
+"""What a model's outputs say in the words of the data. Enters: `Features`, `Examples` and the outputs. Leaves: answers in text, tags of
+words.
 
 numpy only. The best answers over the windows of a passage are found as in BERT (Devlin et al. 2018, sections 4.2 and 4.3).
 """
@@ -25,8 +26,8 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """The answer to a question. best: up to n_best, by falling score, the empty one among them. null_difference: the score of no answer less that of the
-    best answer; high where the passage seems to hold none."""
+    """The answer to a question. best: up to n_best, by falling score, the empty one among them. null_difference: the score of no answer
+    less that of the best answer; high where the passage seems to hold none."""
 
     text: str
     best: tuple[Answer, ...]
@@ -44,9 +45,12 @@ def best_answers(
 ) -> dict[str, Found]:
     """The answer to each question, by its id.
 
-    start_logits, end_logits: of feature i, from its first column on; float [R, L], or R arrays [L]; padding is not read. max_answer_length: in tokens.
-    null_threshold: there is no answer where null_difference is above it; None: there always is one (SQuAD 1.1). An answer lies in one window; the score
-    of no answer is the lowest of the windows' [CLS], for the passage holds an answer if one window does."""
+    start_logits, end_logits: of feature i, from its first column on; float [R, L], or R arrays [L]; padding is not read.
+    max_answer_length: in tokens.
+    null_threshold: there is no answer where null_difference is above it; None: there always is one (SQuAD 1.1).
+
+    An answer lies in one window; the score of no answer is the lowest of the windows' [CLS], for the passage holds an answer if one window
+    does."""
     tower = features.towers[""]
     by_example: list[list[Answer]] = [[] for _ in range(len(examples))]
     null_scores = np.full(len(examples), np.inf)
@@ -56,7 +60,9 @@ def best_answers(
         ends = np.asarray(end_logits[window], np.float64)[: len(offsets)]
         null_scores[example] = min(null_scores[example], starts[0] + ends[0])
         is_passage = offsets[:, 0] >= 0
-        by_example[example] += _of_window(starts, ends, offsets, np.flatnonzero(is_passage), examples.pairs[example], n_best, max_answer_length)
+        by_example[example] += _of_window(
+            starts, ends, offsets, np.flatnonzero(is_passage), examples.pairs[example], n_best, max_answer_length
+        )
     found = {}
     for number, name in enumerate(examples.ids):
         ranked = sorted(by_example[number], key=lambda answer: -answer.score)[:n_best]
@@ -91,11 +97,14 @@ def _of_window(
     return answers
 
 
-def tags_of_words(predicted: Sequence[np.ndarray] | np.ndarray, features: Features, examples: Examples, label_names: Sequence[str]) -> list[list[str]]:
+def tags_of_words(
+    predicted: Sequence[np.ndarray] | np.ndarray, features: Features, examples: Examples, label_names: Sequence[str]
+) -> list[list[str]]:
     """A tag for each word of each example: what was predicted at its first sub-word.
 
-    predicted: classes of feature i's tokens, from its first column on; int [R, L], or R arrays [L]. Words that the length cut off, and words without a
-    token (control characters), count as OUTSIDE: they are not left out of a score."""
+    predicted: classes of feature i's tokens, from its first column on; int [R, L], or R arrays [L].
+
+    Words that the length cut off, and words without a token (control characters), count as OUTSIDE: they are not left out of a score."""
     tower = features.towers[""]
     tags = [[OUTSIDE] * len(words) for words in examples.words]
     for row, example in enumerate(features.examples.tolist()):

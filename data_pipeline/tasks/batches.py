@@ -1,15 +1,15 @@
 """batch(step): rows of Features in a keyed order, padded to one of a few lengths. numpy only.
 
-Enters: `Features` and settings. Leaves: dicts of arrays. A batch depends on (features, settings, seed, step) and nothing else; there is no state to
-save. As in the pretraining loader, row r of step s has the global position g = s x batch_size + r, and epoch g // R visits all R features in an order
-of its own, so that a batch may hold the end of one epoch and the beginning of the next.
+Enters: `Features` and settings. Leaves: dicts of arrays. A batch depends on (features, settings, seed, step) and nothing else; there is no
+state to save. As in the pretraining loader, row r of step s has the global position g = s x batch_size + r, and epoch g // R visits all R
+features in an order of its own, so that a batch may hold the end of one epoch and the beginning of the next.
 
-Without shuffling, for evaluation: one pass, the features in the order of their lengths, so that little is padding; the last batch is filled up with
-copies of weight 0.
+Without shuffling, for evaluation: one pass, the features in the order of their lengths, so that little is padding; the last batch is filled
+up with copies of weight 0.
 
 | field | shape | dtype | meaning |
 |---|---|---|---|
-| `input_ids`, `token_type_ids`, `segment_ids` | [B, L]; "choice": [B x C, L], the choices of a row one after the other | int32 | as in bert_jax/batch.py |
+| `input_ids`, `token_type_ids`, `segment_ids` | [B, L]; "choice": [B x C, L], a row's choices in turn | int32 | see bert_jax/batch.py |
 | `pair_input_ids`, `negative_input_ids`, ... | [B, L'] | int32 | "embedding": the other towers, each padded to a length of its own |
 | `labels` | [B], [B, classes], [B, L] | int32 or float32 | see `encode.Features`; [B, L] for "tokens", IGNORED at padding |
 | `start_positions`, `end_positions` | [B] | int32 | "span" |
@@ -30,7 +30,8 @@ class TaskBatches:
 
     Args:
       batch_size: features of the global batch.
-      lengths: to which rows are padded, ascending: a batch takes the smallest that holds its longest row, on all processes the same. One: fixed.
+      lengths: to which rows are padded, ascending: a batch takes the smallest that holds its longest row, on all processes the same. One:
+        fixed.
       shuffle: endless, a new order each epoch. Otherwise `num_batches` batches in the order of lengths.
       rows: int array of the rows of the global batch that this process builds; all of them by default.
 
@@ -57,7 +58,9 @@ class TaskBatches:
         self._longest = {prefix: tower.lengths.reshape(-1, features.choices).max(1) for prefix, tower in features.towers.items()}
         longest = max(int(of_tower.max()) for of_tower in self._longest.values())
         if longest > self.lengths[-1]:
-            raise ValueError(f"a row has {longest} tokens, more than the largest of lengths={self.lengths}; encode with max_length={self.lengths[-1]}")
+            raise ValueError(
+                f"a row has {longest} tokens, more than the largest of lengths={self.lengths}; encode with max_length={self.lengths[-1]}"
+            )
         self._rows = np.arange(batch_size) if rows is None else np.asarray(rows, np.int64)
         if self._rows.ndim != 1 or not self._rows.size or self._rows.min() < 0 or self._rows.max() >= batch_size:
             raise ValueError(f"rows must be row numbers in [0, {batch_size}), the rows of the global batch; got {self._rows}")
@@ -72,7 +75,9 @@ class TaskBatches:
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This process's rows of the global batch of a step. Thread-safe. Raises ValueError for a step that does not exist."""
         if step < 0 or not self.shuffle and step >= self.num_batches:
-            raise ValueError(f"step {step} does not fit; there are {'no negative steps' if self.shuffle else f'{self.num_batches} batches'}")
+            raise ValueError(
+                f"step {step} does not fit; there are {'no negative steps' if self.shuffle else f'{self.num_batches} batches'}"
+            )
         numbers, is_real = self._numbers(step)
         mine, weights = numbers[self._rows], is_real[self._rows]
         features, batch = self.features, {}

@@ -1,8 +1,8 @@
 """Examples -> token ids with labels. Enters: `Examples` and a tokenizer. Leaves: `Features`, ragged rows that batches.py pads.
 
 Ids are those of transformers' tokenizer(text, pair, truncation="longest_first", max_length=...); of questions with their passages, those of
-truncation="only_second" with stride and overflowing tokens; of words, those of is_split_into_words=True. But text is text: a literal "[MASK]" is
-split like any word.
+truncation="only_second" with stride and overflowing tokens; of words, those of is_split_into_words=True. But text is text: a literal
+"[MASK]" is split like any word.
 """
 
 import dataclasses
@@ -21,13 +21,15 @@ _EXAMPLES_AT_A_TIME = 8192
 class Features:
     """R examples (windows of passages for "span") as token ids.
 
-    towers: by the prefix of their fields: "" for all kinds; "pair_" and "negative_" too for "embedding". Each has R rows, but "choice" `choices` rows for
-      an example, one after the other.
-    labels: int32 [R] classes, or the right choice; float32 [R] numbers; float32 [R, classes]; for "tokens" int32 [T] beside the ids of the only tower,
-      IGNORED everywhere but at the first sub-word of each word. None without labels, and for "span".
+    towers: by the prefix of their fields: "" for all kinds; "pair_" and "negative_" too for "embedding". Each has R rows, but "choice"
+      `choices` rows for an example, one after the other.
+    labels: int32 [R] classes, or the right choice; float32 [R] numbers; float32 [R, classes]; for "tokens" int32 [T] beside the ids of the
+      only tower, IGNORED everywhere but at the first sub-word of each word. None without labels, and for "span".
     first_words: for "tokens" int32 [T]: the word's number at its first sub-word, else -1.
-    examples: int64 [R]: the example's number. offsets: for "span" int32 [T, 2]: the passage's characters that a token stands for, -1 outside of the passage.
-    start_positions, end_positions: for "span" int32 [R]: the columns of the answer's first and last token; 0 ([CLS]) where it is not in the window.
+    examples: int64 [R]: the example's number. offsets: for "span" int32 [T, 2]: the passage's characters that a token stands for, -1
+      outside of the passage.
+    start_positions, end_positions: for "span" int32 [R]: the columns of the answer's first and last token; 0 ([CLS]) where it is not in the
+      window.
     truncated: how many examples (of "span": none) lost tokens to the length.
     """
 
@@ -54,8 +56,11 @@ class Features:
 def encode(examples: Examples, tokenizer, task: TaskData, max_length: int, *, doc_stride: int = 128) -> Features:
     """Token ids of all examples, with the special tokens, each row `max_length` long at most.
 
-    tokenizer: a `data_pipeline.tokenization.tokenizers.Tokenizer`. doc_stride: the tokens that two windows of a passage share (as transformers counts;
-    google-research/bert's doc_stride is how far a window lies behind the one before). Raises TaskDataError where the length leaves no room."""
+    tokenizer: a `data_pipeline.tokenization.tokenizers.Tokenizer`.
+    doc_stride: the tokens that two windows of a passage share, as transformers counts; google-research/bert's doc_stride is how far a
+      window lies behind the one before.
+
+    Raises TaskDataError where the length leaves no room."""
     layout = layout_of(tokenizer)
     if max_length < layout.added(is_pair=True) + 2:
         raise TaskDataError(f"max_length={max_length} leaves no room for a pair of texts and {layout.added(is_pair=True)} special tokens")
@@ -169,9 +174,7 @@ def _spans(examples: Examples, tokenizer, layout: Layout, max_length: int, doc_s
         passage_ids = np.concatenate([ids for ids, _ in passages]).astype(questions.ids.dtype)
         passage_offsets = np.concatenate([of_passage for _, of_passage in passages])
         sources = passage_starts[example] + begins
-        rows = assemble(
-            layout, (questions.ids, questions.starts[example], questions.lengths[example]), (passage_ids, sources, kept)
-        )
+        rows = assemble(layout, (questions.ids, questions.starts[example], questions.lengths[example]), (passage_ids, sources, kept))
         first_columns = questions.lengths[example] + 1 + layout.separators
         of_rows = np.full((len(rows.ids), 2), -1, np.int32)
         of_rows[within(rows.bounds[:-1] + first_columns, kept)] = passage_offsets[within(sources, kept)]

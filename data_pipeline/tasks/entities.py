@@ -1,8 +1,8 @@
-"""F1 of named entities by the definition of CoNLL's conlleval (Tjong Kim Sang and De Meulder 2003, section 2.3): an entity counts if its type, its first
-and its last word are right.
+"""F1 of named entities by the definition of CoNLL's conlleval (Tjong Kim Sang and De Meulder 2003, section 2.3): an entity counts if its
+type, its first and its last word are right.
 
-Tags are O, B-TYPE and I-TYPE, in IOB1 or IOB2: an entity begins at B-, and at I- where the word before is of no or another type. Our own because seqeval,
-which counts the same, is no longer kept and fails to install beside some versions of setuptools.
+Tags are O, B-TYPE and I-TYPE, in IOB1 or IOB2: an entity begins at B-, and at I- where the word before is of no or another type. Our own
+because seqeval, which counts the same, is no longer kept and fails to install beside some versions of setuptools.
 """
 
 from collections import Counter
@@ -27,7 +27,9 @@ def entities(tags: Sequence[str]) -> set[Entity]:
 
 
 def entity_f1(predicted: Sequence[Sequence[str]], tags: Sequence[Sequence[str]]) -> dict[str, float]:
-    """precision, recall and f1 over all entities, and "f1/TYPE" of each type; accuracy of the words' tags. 0 where nothing was found or there is nothing."""
+    """precision, recall and f1 over all entities, and "f1/TYPE" of each type; accuracy of the words' tags.
+
+    0 where nothing was found or there is nothing to find."""
     if list(map(len, predicted)) != list(map(len, tags)) or not any(map(len, tags)):
         raise ValueError("there must be a predicted tag for each word, and one word at least")
     right, guessed, wanted = Counter(), Counter(), Counter()

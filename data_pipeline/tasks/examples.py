@@ -22,8 +22,8 @@ class Examples:
 
     texts: the text, question or query. pairs: the text's pair, passage, or the text that belongs to it. negatives: those that do not.
     choices: of each example as many as of every other; `pairs` are then already in front of them. words: of each example, for "tokens".
-    labels: int32 [N] for classes and "choice"; float32 [N] for "regression", "ranking" and scores; float32 [N, classes] of 0 and 1 for "multilabel";
-      a list of int32 arrays, one number for each word, for "tokens".
+    labels: int32 [N] for classes and "choice"; float32 [N] for "regression", "ranking" and scores; float32 [N, classes] of 0 and 1 for
+      "multilabel"; a list of int32 arrays, one number for each word, for "tokens".
     answers: for "span"; empty where the passage has no answer.
     label_names: the classes in the order of their numbers. ids: as the data names the examples, or "0", "1", ...
     """
@@ -106,7 +106,9 @@ class _Reader:
         if self._labels and self._unlabelled:
             raise TaskDataError(f"{self._first_unlabelled}: no label, where other examples have one")
         texts = {name: values or None for name, values in self._texts.items()}
-        return Examples(self.task.kind, self.ids, **texts, labels=self._all_labels() if self._labels else None, label_names=self.label_names)
+        return Examples(
+            self.task.kind, self.ids, **texts, labels=self._all_labels() if self._labels else None, label_names=self.label_names
+        )
 
     def _all_labels(self) -> np.ndarray | list[np.ndarray]:
         """Numbers in place of the classes, which are numbered in the order of their names where the data does not number them."""
@@ -154,7 +156,11 @@ class _Reader:
         count = len(self._texts["choices"][-1])
         number = self._numbers.get(_name(value)) if self._numbers else int(_name(value)) if _name(value).isdecimal() else None
         if number is None or number >= count:
-            wanted = f"one of {', '.join(self._numbers)}" if self._numbers else f"a number from 0 to {count - 1}; or give label_names, such as A,B,C,D"
+            wanted = (
+                f"one of {', '.join(self._numbers)}"
+                if self._numbers
+                else f"a number from 0 to {count - 1}; or give label_names, such as A,B,C,D"
+            )
             raise TaskDataError(f"{place}: {self.task.label!r} is {_shown(value)}; it must be {wanted}")
         return number
 
@@ -175,7 +181,9 @@ class _Reader:
         if isinstance(value, str):
             value = [part.strip() for part in value.split(self.task.label_separator)] if value.strip() else []
         if not isinstance(value, list):
-            raise TaskDataError(f"{place}: {self.task.label!r} is {_shown(value)}; it must be a list, or text with labels parted by a separator")
+            raise TaskDataError(
+                f"{place}: {self.task.label!r} is {_shown(value)}; it must be a list, or text with labels parted by a separator"
+            )
         return [self._class(place, part) for part in value]
 
     def _tags(self, place: str, value: Any) -> np.ndarray:
@@ -222,7 +230,9 @@ def _answers(place: str, value: Any, passage: str) -> tuple[Answer, ...]:
             raise TaskDataError(f"{place}: the answer {_shown(text)} at {_shown(start)} is no text at a character's number")
         if start < 0 or passage[start : start + len(text)] != text:
             there = passage[max(0, start) : max(0, start) + len(text)]
-            raise TaskDataError(f"{place}: the answer {_shown(text)} is not at its answer_start {start}, where the passage has {_shown(there)}")
+            raise TaskDataError(
+                f"{place}: the answer {_shown(text)} is not at its answer_start {start}, where the passage has {_shown(there)}"
+            )
     return tuple(zip(value["answer_start"], value["text"]))
 
 

@@ -1,7 +1,9 @@
-"""The published metrics of tasks, as fractions of 1 (SQuAD's in percent, as its script prints them). Enters: predictions and labels. Leaves: floats by name.
+"""The published metrics of tasks, as fractions of 1 (SQuAD's in percent, as its script prints them). Enters: predictions and labels.
+Leaves: floats by name.
 
-From scikit-learn, scipy and pytrec_eval (which is TREC's own trec_eval), imported where they are needed; squad.py and entities.py hold what has no
-library that is kept. A metric that is not defined for these predictions (a correlation with a constant) is nan, and never 0 in disguise.
+From scikit-learn, scipy and pytrec_eval (which is TREC's own trec_eval), imported where they are needed; squad.py and entities.py hold what
+has no library that is kept. A metric that is not defined for these predictions (a correlation with a constant) is nan, and never 0 in
+disguise.
 """
 
 import math
@@ -9,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# What GLUE reports of each task (Wang et al. 2018, table 1), the first one decides between models. MNLI: on both of its sets. SuperGLUE's: Wang et al. 2019.
+# What GLUE reports of each task (Wang et al. 2018, table 1), the first one decides between models. MNLI: on both of its sets. SuperGLUE's:
+# Wang et al. 2019.
 METRICS_OF = {
     "cola": ("matthews",),
     "sst2": ("accuracy",),
@@ -31,8 +34,8 @@ _EXTRA = "pip install 'bert-jax[finetune]'"
 
 
 def classification(predicted: np.ndarray, labels: np.ndarray, names: Sequence[str] = ("accuracy",), positive: int = 1) -> dict[str, float]:
-    """predicted, labels: classes, int [N]. names: of accuracy, f1 (of the class `positive`), f1_macro (over the classes that occur in either), f1_micro,
-    matthews."""
+    """predicted, labels: classes, int [N]. names: of accuracy, f1 (of the class `positive`), f1_macro (over the classes that occur in
+    either), f1_micro, matthews."""
     try:
         from sklearn import metrics
     except ImportError as error:
@@ -53,14 +56,17 @@ def classification(predicted: np.ndarray, labels: np.ndarray, names: Sequence[st
 
 
 def multilabel(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """predicted, labels: 0 or 1, [N, classes]. f1_micro, f1_macro (a class that neither has counts 0), f1_samples, and accuracy: all labels of an example
-    right."""
+    """predicted, labels: 0 or 1, [N, classes]. f1_micro, f1_macro (a class that neither has counts 0), f1_samples, and accuracy: all labels
+    of an example right."""
     try:
         from sklearn import metrics
     except ImportError as error:
         raise ImportError(f"metrics need scikit-learn ({error}): {_EXTRA}") from error
     predicted, labels = (np.asarray(array).astype(bool) for array in _same_length(predicted, labels))
-    scores = {f"f1_{average}": float(metrics.f1_score(labels, predicted, average=average, zero_division=0)) for average in ("micro", "macro", "samples")}
+    scores = {
+        f"f1_{average}": float(metrics.f1_score(labels, predicted, average=average, zero_division=0))
+        for average in ("micro", "macro", "samples")
+    }
     return scores | {"accuracy": float((predicted == labels).all(1).mean())}
 
 
@@ -77,18 +83,20 @@ def correlation(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def similarity(first: np.ndarray, second: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """pearson and spearman (STS's metric; Reimers and Gurevych 2019, section 4) between scores [N] and the cosines of embeddings, [N, D] each."""
+    """pearson and spearman between scores [N] and the cosines of embeddings, [N, D] each (STS; Reimers and Gurevych 2019, section 4)."""
     first, second = (np.asarray(array, np.float64) for array in _same_length(first, second))
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     cosines = np.einsum("nd,nd->n", first, second) / np.maximum(norms, np.finfo(np.float64).tiny)
     return correlation(cosines, scores)
 
 
-def retrieval(run: Mapping[str, Mapping[str, float]], relevance: Mapping[str, Mapping[str, int]], cut: int = 10, recalls: Sequence[int] = (10, 100)) -> dict[str, float]:
+def retrieval(
+    run: Mapping[str, Mapping[str, float]], relevance: Mapping[str, Mapping[str, int]], cut: int = 10, recalls: Sequence[int] = (10, 100)
+) -> dict[str, float]:
     """Means over all queries of `relevance`: ndcg@cut (gain: the relevance), mrr@cut, map (over all that the run ranks), recall@k.
 
-    run: query -> document -> score, as many documents as the largest cut; relevance: query -> document -> 0 for not relevant, or more. Documents of equal
-    score are ordered by trec_eval's rule (the names, descending). A query that the run lacks counts 0."""
+    run: query -> document -> score, as many documents as the largest cut; relevance: query -> document -> 0 for not relevant, or more.
+    Documents of equal score are ordered by trec_eval's rule (the names, descending). A query that the run lacks counts 0."""
     try:
         import pytrec_eval
     except ImportError as error:

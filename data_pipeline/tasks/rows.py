@@ -1,7 +1,7 @@
 """Reads a task's files row by row: CSV, TSV, JSON lines, CoNLL, SQuAD, Parquet, Arrow.
 
-Enters: a path, glob or URL, and the `TaskData`. Leaves: pairs of a place ("FILE, line 7") and a row, a dict of the columns wanted to what the file
-has there: text in CSV and TSV, JSON's values in the others. Texts may be compressed (.gz, .zst).
+Enters: a path, glob or URL, and the `TaskData`. Leaves: pairs of a place ("FILE, line 7") and a row, a dict of the columns wanted to what
+the file has there: text in CSV and TSV, JSON's values in the others. Texts may be compressed (.gz, .zst).
 """
 
 import csv
@@ -20,8 +20,8 @@ from data_pipeline.tasks.task_data import TaskData, TaskDataError
 Row = tuple[str, Mapping[str, Any]]
 
 FORMAT_OF_SUFFIX = {
-    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "squad", ".conll": "conll", ".bio": "conll", ".parquet": "parquet",
-    ".arrow": "arrow",
+    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "squad", ".conll": "conll", ".bio": "conll",
+    ".parquet": "parquet", ".arrow": "arrow",
 }  # fmt: skip
 _DOCUMENT_START = "-DOCSTART-"
 _MAX_FIELD = 1 << 24  # characters; a quotation mark that is never closed would else take the whole file
@@ -29,7 +29,7 @@ _BATCH_ROWS = 1024  # of Parquet and Arrow
 
 
 def read(path: str, task: TaskData) -> Iterator[Row]:
-    """The rows of all files that `path` names, in sorted order. Raises TaskDataError for a bad one, CorpusError if there is no such file."""
+    """The rows of all files that `path` names, in sorted order. Raises TaskDataError for a bad row, CorpusError if a glob finds no file."""
     for source in _sources(path):
         yield from _READERS[_format(source, task)](source, task)
 
@@ -53,7 +53,9 @@ def _format(source: Source, task: TaskData) -> str:
         return "jsonl"
     if format is None:
         known = ", ".join(FORMAT_OF_SUFFIX)
-        raise TaskDataError(f"{source.name}: its name does not tell its format (known endings: {known}); set format to csv, tsv, jsonl, conll, ...")
+        raise TaskDataError(
+            f"{source.name}: its name does not tell its format (known endings: {known}); set format to csv, tsv, jsonl, conll, ..."
+        )
     return format
 
 
@@ -121,7 +123,9 @@ def _table(source: Source, records: Iterable[tuple[int, list[str]]], task: TaskD
         indices = {column: _column_number(column, width) for column in task.columns}
         missing = [column for column, index in indices.items() if index is None]
     if missing:
-        there = f"the header has{names}" if task.has_header else f"it has {width} columns and no header, so give a number from 0 to {width - 1}"
+        there = (
+            f"the header has{names}" if task.has_header else f"it has {width} columns and no header, so give a number from 0 to {width - 1}"
+        )
         raise TaskDataError(f"{place}: no column {missing[0]!r}; {there}")
     for number, record in records:
         if len(record) != width:
@@ -150,7 +154,7 @@ def _parsed(place: str, text: str) -> dict:
     except (ValueError, RecursionError) as error:
         raise TaskDataError(f"{place}: broken JSON ({error})") from None
     if not isinstance(content, dict):
-        raise TaskDataError(f"{place}: JSON, but no object such as {{\"text\": ...}}")
+        raise TaskDataError(f'{place}: JSON, but no object such as {{"text": ...}}')
     return content
 
 
@@ -223,7 +227,9 @@ def _parquet_rows(source: Source, task: TaskData) -> Iterator[Row]:
     try:
         with files.open_raw(source, seekable=True) as raw:
             file = pyarrow.parquet.ParquetFile(raw, page_checksum_verification=True)
-            yield from _arrow_batches(source, file.schema_arrow.names, file.iter_batches(_BATCH_ROWS, columns=task.columns, use_threads=False), task)
+            yield from _arrow_batches(
+                source, file.schema_arrow.names, file.iter_batches(_BATCH_ROWS, columns=task.columns, use_threads=False), task
+            )
     except pyarrow.ArrowException as error:
         raise TaskDataError(f"{source.name}: no Parquet file, or a damaged one ({error})") from None
 

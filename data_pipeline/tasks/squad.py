@@ -1,7 +1,7 @@
 """SQuAD's exact match and F1, in percent, with the official normalisation (Rajpurkar et al. 2016, section 6.1; 2018, section 4).
 
-An answer is compared in lower case, without punctuation (ASCII's), articles and superfluous white space; the best of the answers given counts. Where a
-question has no answer (2.0), the empty prediction is right and every other wrong. In 1.1 every question has one.
+An answer is compared in lower case, without punctuation (ASCII's), articles and superfluous white space; the best of the answers given
+counts. Where a question has no answer (2.0), the empty prediction is right and every other wrong. In 1.1 every question has one.
 """
 
 import re
@@ -33,7 +33,8 @@ def f1(predicted: str, answer: str) -> float:
 
 
 def squad(predicted: Mapping[str, str], examples: Examples) -> dict[str, float]:
-    """exact and f1 over all questions; where some have no answer also of the ones that have one ("has_answer_...") and of the others ("no_answer_...").
+    """exact and f1 over all questions; where some have no answer also of the ones that have one ("has_answer_...") and of the others
+    ("no_answer_...").
 
     predicted: by the question's id, "" for no answer. Raises ValueError for a question without a prediction."""
     missing = [name for name in examples.ids if name not in predicted]

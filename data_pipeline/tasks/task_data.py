@@ -28,15 +28,17 @@ class TaskData:
     from "0", or from "-1" at the right end.
 
     kind: one of KINDS. format: one of FORMATS; "auto" goes by the file's name.
-    text, text_pair: the text and what follows it in a pair; None: single texts. For "span" the question and the passage, for "ranking" the query
-      and the passage, for "embedding" the two texts that belong together. For "choice" the text, and what every choice begins with (or None).
+    text, text_pair: the text and what follows it in a pair; None: single texts. For "span" the question and the passage, for "ranking" the
+      query and the passage, for "embedding" the two texts that belong together. For "choice" the text, and what every choice begins with
+      (or None).
     negative: "embedding" only: a third text, which does not belong to the first. None: there is none.
-    label: None where the data has none (to predict). A class; for "multilabel" several, a JSON list or parted by `label_separator`; for "regression" and
-      "ranking" a number; for "choice" the number of the right one, from 0, or one of `label_names`; for "span" the answers, as SQuAD has them:
-      {"text": [...], "answer_start": [...]}. For "embedding" a number or a class, as `label_type` says. For "tokens" see `tags`.
+    label: None where the data has none (to predict). A class; for "multilabel" several, a JSON list or parted by `label_separator`; for
+      "regression" and "ranking" a number; for "choice" the number of the right one, from 0, or one of `label_names`; for "span" the
+      answers, as SQuAD has them: {"text": [...], "answer_start": [...]}. For "embedding" a number or a class, as `label_type` says. For
+      "tokens" see `tags`.
     choices: the columns of the choices, or the only one, which then holds a list of them.
-    tokens, tags: "tokens" only: lists of words and of their labels. In CoNLL files "tokens" and "tags" stand for the first and the last column;
-      tags None: no labels.
+    tokens, tags: "tokens" only: lists of words and of their labels. In CoNLL files "tokens" and "tags" stand for the first and the last
+      column; tags None: no labels.
     id: names the examples in predictions; None: their numbers.
     label_names: all classes in the order of their numbers; None: those of the TensorFlow data set, or those found, sorted.
     has_header: of CSV and TSV.
@@ -58,14 +60,20 @@ class TaskData:
     has_header: bool = True
 
     def __post_init__(self) -> None:
-        for name, value, known in (("kind", self.kind, KINDS), ("format", self.format, FORMATS), ("label_type", self.label_type, LABEL_TYPES)):
+        for name, value, known in (
+            ("kind", self.kind, KINDS),
+            ("format", self.format, FORMATS),
+            ("label_type", self.label_type, LABEL_TYPES),
+        ):
             if value not in known:
                 raise TaskDataError(f"{name}={value!r} is unknown; known: {', '.join(known)}")
         if self.kind in ("span", "ranking", "embedding") and self.text_pair is None:
             what = {"span": "the passage", "ranking": "the passage", "embedding": "the text that belongs to the first"}[self.kind]
             raise TaskDataError(f"kind={self.kind!r} needs text_pair, the column of {what}")
         if (self.kind == "choice") != bool(self.choices):
-            raise TaskDataError(f"kind={self.kind!r} with choices={self.choices!r}: the columns of the choices belong to kind='choice', and only there")
+            raise TaskDataError(
+                f"kind={self.kind!r} with choices={self.choices!r}: the columns of the choices belong to kind='choice', and only there"
+            )
         if self.negative is not None and self.kind != "embedding":
             raise TaskDataError(f"kind={self.kind!r} has no negative={self.negative!r}; leave it None")
         if self.format == "squad" and self.kind != "span" or self.format == "conll" and self.kind != "tokens":

@@ -1,7 +1,7 @@
 """Reads a task's examples from a TensorFlow data set that is prepared on disk.
 
-Enters: `tfds:NAME[/CONFIG][:VERSION]:SPLIT`, or the directory of a version in place of the name, and the `TaskData`. Leaves: rows as in rows.py, with
-the names of classes in place of their numbers, and the names of the label column's classes.
+Enters: `tfds:NAME[/CONFIG][:VERSION]:SPLIT`, or the directory of a version in place of the name, and the `TaskData`. Leaves: rows as in
+rows.py, with the names of classes in place of their numbers, and the names of the label column's classes.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,8 @@ _NO_LABEL = -1  # of every example in the test splits of GLUE
 def read(item: str, task: TaskData) -> tuple[Iterator[Row], tuple[str, ...] | None]:
     """The rows, placed by shard and number, and the label column's classes, None if it has numbers or text.
 
-    Raises TaskDataError for a column that is missing, CorpusError if the data set is not on disk, ImportError without tensorflow-datasets."""
+    Raises TaskDataError for a column that is missing, CorpusError if the data set is not on disk, ImportError without
+    tensorflow-datasets."""
     builder, name, _ = tfds_shards.open_builder(item)
     import tensorflow as tf
 
@@ -27,7 +28,7 @@ def read(item: str, task: TaskData) -> tuple[Iterator[Row], tuple[str, ...] | No
     features = builder.info.features
     for column in task.columns:
         if column not in features:
-            raise TaskDataError(f"{item}: no column {column!r}; {name} has {', '.join(map(repr, features))}")
+            raise TaskDataError(f"{item}: no column {column!r}; {name} has {', '.join(map(repr, sorted(features)))}")
     label_names = None if task.label_column is None else _class_names(features[task.label_column])
     return _rows(item, task, features), label_names
 
@@ -47,11 +48,15 @@ def _rows(item: str, task: TaskData, features: Any) -> Iterator[Row]:
                 try:
                     values = features.deserialize_example_np(record)
                 except Exception as error:  # of protobuf and of each feature
-                    raise TaskDataError(f"{place}: no such example as dataset_info.json describes ({error}); prepare the data set again") from None
+                    raise TaskDataError(
+                        f"{place}: no such example as dataset_info.json describes ({error}); prepare the data set again"
+                    ) from None
                 yield place, {column: _plain(values[column], names[column]) for column in task.columns}
                 number += 1
         except tfds_shards.ShardDamaged as error:
-            raise TaskDataError(f"{source.name}, row {number}: the shard is cut short or damaged ({error}); prepare the data set again") from None
+            raise TaskDataError(
+                f"{source.name}, row {number}: the shard is cut short or damaged ({error}); prepare the data set again"
+            ) from None
         if number < source.rows[1]:
             raise TaskDataError(f"{source.name}, row {number}: {source.rows[1] - number} records are missing; prepare the data set again")
 

@@ -2,8 +2,8 @@
 
 Enters: the ids of texts. Leaves: `TokenRows`, memory-lean, which become padded arrays a batch at a time.
 
-Two layouts are known: [CLS] a [SEP], [CLS] a [SEP] b [SEP] with type 1 for b and the [SEP] behind it (BERT, Devlin et al. 2018, section 3.2), and
-<s> a </s>, <s> a </s></s> b </s> with type 0 throughout (RoBERTa, as fairseq and transformers encode pairs; XLM-R's is the same).
+Two layouts are known: [CLS] a [SEP], [CLS] a [SEP] b [SEP] with type 1 for b and the [SEP] behind it (BERT, Devlin et al. 2018, section
+3.2), and <s> a </s>, <s> a </s></s> b </s> with type 0 throughout (RoBERTa, as fairseq and transformers encode pairs; XLM-R's is the same).
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class Texts:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenRows:
-    """R rows of token ids, special tokens included: row i is ids[bounds[i]:bounds[i + 1]], and its columns from second[i] on have type 1."""
+    """R rows of token ids, special tokens included: row i is ids[bounds[i]:bounds[i + 1]]; its columns from second[i] on have type 1."""
 
     ids: np.ndarray  # uint16 or uint32 [T]
     bounds: np.ndarray  # int64 [R + 1]
@@ -85,8 +85,8 @@ def within(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 def truncate_longest_first(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
     """How much is kept of pairs with these lengths, int64 [N] each, so that they have `room` tokens at most.
 
-    The longer one loses tokens until both are equally long, then both (transformers' "longest_first"; an odd token stays with the longer, or with the
-    second where they are alike)."""
+    The longer one loses tokens until both are equally long, then both (transformers' "longest_first"; an odd token stays with the longer,
+    or with the second where they are alike)."""
     shorter, longer = np.minimum(first, second), np.maximum(first, second)
     kept_longer = np.where(shorter > room, shorter, np.maximum(shorter, room - shorter))
     is_halved = shorter + kept_longer > room

@@ -23,9 +23,11 @@ SPAN = TaskData("span", text="question", text_pair="context", label="answers")
 
 @pytest.fixture(scope="module")
 def lines():
-    """Real text, hard text, none at all; without the literal special tokens, of which transformers makes special ids in SentencePiece."""
+    """Real text, hard text, none at all; without the literal special tokens, of which transformers makes special ids in SentencePiece.
+
+    Not long: of what it cuts off, transformers makes all combinations."""
     lines = [*checks.lines_of(checks.documents(30)), *checks.ODD_LINES, *checks.LANGUAGES, *checks.random_lines(200)]
-    return [line for line in lines if not any(token in line for token in checks.LITERAL_SPECIAL)]
+    return [line[:200] for line in lines if not any(token in line for token in checks.LITERAL_SPECIAL)]
 
 
 def train(kind, directory):
@@ -175,12 +177,11 @@ def test_words(pair_of_tokenizers, tmp_path):
 
 def questions():
     """Passages of Python's documentation, each long, with answers at word boundaries, within words, and none."""
-    passages = [text for text in checks.documents(60) if len(text) > 800 and "``" not in text and "''" not in text][:12]
+    passages = [text[:700] for text in checks.documents(60) if len(text) > 700 and "``" not in text and "''" not in text][:5]
     found = []
     for number, passage in enumerate(passages):
         words = passage.split()
-        begin = passage.index(words[len(words) // 2], len(passage) // 2)
-        spans = [(begin, begin + 25), (len(passage) - 30, len(passage) - 1), (1, 4)]
+        spans = [(begin, begin + 25) for begin in range(0, len(passage) - 30, 41)] + [(len(passage) - 30, len(passage) - 1), (1, 4)]
         spans = [(start + len(passage[start:stop]) - len(passage[start:stop].lstrip()), stop) for start, stop in spans]
         found += [(f"what of {words[0]}?", passage, ((start, passage[start:stop].strip()),)) for start, stop in spans]
         found.append((f"is there a {number}?", passage, ()))
@@ -206,10 +207,10 @@ def assert_windows(ours, stock, max_length=64, doc_stride=20):
         mine, theirs = offsets[is_passage], np.array(expected["offset_mapping"][window])[is_passage]
         assert mine.tolist() == theirs.tolist()
         start, end = features.start_positions[window], features.end_positions[window]
-        if start == 0:
-            assert end == 0
+        begin, text = examples.answers[example][0] if examples.answers[example] else (-1, "")
+        if not (mine[0][0] <= begin and begin + len(text) <= mine[-1][1]):
+            assert start == end == 0
             continue
-        ((begin, text),) = examples.answers[example]
         answered.add(example)
         assert offsets[start][0] <= begin < offsets[start][1] and offsets[end][0] < begin + len(text) <= offsets[end][1]
     assert answered == {number for number, answers in enumerate(examples.answers) if answers}
@@ -224,8 +225,8 @@ def test_a_question_without_room_for_its_passage(pair_of_tokenizers):
     examples = Examples("span", ["short", "long"], ["a?", "what is this? " * 10], ["some text"] * 2, answers=[(), ()])
     with pytest.raises(TaskDataError, match="question long has .* tokens and leaves .* doc_stride=20"):
         encode(examples, ours, SPAN, 40, doc_stride=20)
-    with pytest.raises(TaskDataError, match="max_length=5 leaves no room"):
-        encode(examples, ours, SPAN, 5)
+    with pytest.raises(TaskDataError, match="max_length=4 leaves no room"):
+        encode(examples, ours, SPAN, 4)
 
 
 def test_towers_and_choices(pair_of_tokenizers):

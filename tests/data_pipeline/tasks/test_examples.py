@@ -81,31 +81,56 @@ def test_several_files_are_read_in_order(tmp_path):
     ("name", "content", "task", "words"),
     [
         ("a.csv", "a,b,label\nx,y,0\nx,y\n", PAIR, "a.csv, line 3: 2 columns where the first line has 3"),
-        ("a.csv", "a,b,label\nx,y,0\n\"x\nz\",y,0\n\"x\",\"y\"z,0\n", PAIR, "a.csv, line 5: broken CSV"),
+        ("a.csv", 'a,b,label\nx,y,0\n"x\nz",y,0\n"x","y"z,0\n', PAIR, "a.csv, line 5: broken CSV"),
         ("a.csv", 'a,b,label\nx,y,0\n"x,y,0\nx,y,0\n', PAIR, "a.csv, line 3: broken CSV"),
         ("a.csv", "a,label\nx,0\n", PAIR, "a.csv, line 1: no column 'b'; the header has .a, label."),
         ("a.csv", "a,b,b,label\n", PAIR, "names a column twice"),
         ("a.tsv", "x\ty\n", TaskData("classification", text="0", label="2", has_header=False), "line 1: no column '2'; it has 2 columns"),
         ("a.csv", "a,b,label\n", PAIR, "holds no example"),
         ("a.csv", "a,b,label\nx,y,\n", PAIR, "a.csv, line 2: the label in 'label' is ''"),
-        ("a.csv", "a,b,label\nx,y,c\n", dataclasses.replace(PAIR, label_names=("d", "e")), "line 2: the label 'c' .* is not known; known are d, e"),
+        (
+            "a.csv",
+            "a,b,label\nx,y,c\n",
+            dataclasses.replace(PAIR, label_names=("d", "e")),
+            "line 2: the label 'c' .* is not known; known are d, e",
+        ),
         ("a.jsonl", '{"text": "x", "label": 0}\n{"text": "x", "label": 0\n', TaskData("classification"), "a.jsonl, line 2: broken JSON"),
-        ("a.jsonl", '{"text": "x", "label": 0}\n\n{"text": "x"}\n', TaskData("classification"), "line 3: no column 'label'; there is 'text'"),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": 0}\n\n{"text": "x"}\n',
+            TaskData("classification"),
+            "line 3: no column 'label'; there is 'text'",
+        ),
         ("a.jsonl", '{"text": 5, "label": 0}\n', TaskData("classification"), "line 1: 'text' is 5; it must be text"),
         ("a.jsonl", '{"text": "\\ud800", "label": 0}\n', TaskData("classification"), "no valid Unicode at character 0"),
-        ("a.jsonl", '{"text": "x", "label": 0}\n{"text": "x", "label": null}\n', TaskData("classification"), "line 2: no label, where other"),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": 0}\n{"text": "x", "label": null}\n',
+            TaskData("classification"),
+            "line 2: no label, where other",
+        ),
         ("a.jsonl", "[1]\n", TaskData("classification"), "no object"),
         ("a.jsonl", '{"text": "x", "label": [0]}\n', TaskData("classification"), r"the label in 'label' is \[0\]"),
         ("a.jsonl", '{"text": "x", "label": "nan"}\n', TaskData("regression"), "the label is 'nan'; it must be a number"),
         ("a.jsonl", '{"text": "x", "label": "good"}\n', TaskData("regression"), "line 1: the label is 'good'"),
         ("a.jsonl", '{"text": "x", "label": 3}\n', TaskData("multilabel"), "'label' is 3; it must be a list"),
-        ("a.jsonl", '{"text": "x", "label": 0, "n": 1}\n' * 2, TaskData("classification", id="n"), "line 2: the id 1 stands here for the second"),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": 0, "n": 1}\n' * 2,
+            TaskData("classification", id="n"),
+            "line 2: the id 1 stands here for the second",
+        ),
         ("a.conll", "EU B-ORG\nrejects O\n\nGerman\n", TaskData("tokens"), "a.conll, line 4: 1 columns where the lines before have 2"),
         ("a.conll", "EU B-ORG\n", TaskData("tokens", tags="2"), "line 1: no column '2'"),
         ("a.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}\n', TaskData("tokens"), "1 labels in 'tags' for 2 words"),
         ("a.jsonl", '{"text": "x", "c": ["a", "b"], "label": 2}\n', TaskData("choice", choices=("c",)), "it must be a number from 0 to 1"),
         ("a.jsonl", '{"text": "x", "c": ["a"], "label": 0}\n', TaskData("choice", choices=("c",)), "1 choices"),
-        ("a.json", '{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": "q1"}]}]}]}', "span", "question q1: not as SQuAD's .*'question'"),
+        (
+            "a.json",
+            '{"data": [{"paragraphs": [{"context": "x", "qas": [{"id": "q1"}]}]}]}',
+            "span",
+            "question q1: not as SQuAD's .*'question'",
+        ),
         ("a.json", '{"data": [', "span", "a.json: broken JSON"),
         ("a.dat", "x", TaskData("classification"), "its name does not tell its format"),
     ],
@@ -207,13 +232,21 @@ def test_squad(tmp_path):
     examples = read_examples(squad_file(tmp_path / "a.json", questions), task)
     assert examples.ids == ["q1", "q2"] and examples.answers == [((12, "in Switzerland"), (15, "Switzerland")), ()]
     flat = [
-        {"id": name, "question": "where?", "context": "Zürich lies in Switzerland.", "answers": {key: [answer[key] for answer in answers] for key in ("text", "answer_start")}}
+        {
+            "id": name,
+            "question": "where?",
+            "context": "Zürich lies in Switzerland.",
+            "answers": {key: [answer[key] for answer in answers] for key in ("text", "answer_start")},
+        }
         for name, answers in questions
     ]
     again = read_examples(write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in flat)), task)
     assert again.answers == examples.answers and again.pairs == examples.pairs
     for answers, words in (
-        ([{"text": "Switzerland", "answer_start": 14}], "question q1: the answer 'Switzerland' is not at its answer_start 14, where .* ' Switzerlan'"),
+        (
+            [{"text": "Switzerland", "answer_start": 14}],
+            "question q1: the answer 'Switzerland' is not at its answer_start 14, where .* ' Switzerlan'",
+        ),
         ([{"text": "S", "answer_start": "15"}], "question q1: the answer"),
         ([{"text": "S"}], "question q1: not as SQuAD's files are .no 'answer_start'"),
     ):
@@ -233,7 +266,11 @@ def prepared(tmp_path_factory):
     tags = tfds.features.Sequence(tfds.features.ClassLabel(names=["O", "B-X"]))
     answers = tfds.features.Sequence({"text": tfds.features.Text(), "answer_start": np.int32})
     sets = {
-        "pairs": (pair, [{"s1": f"a{i}", "s2": "é", "label": i % 2, "idx": i} for i in range(9)], [{"s1": "b", "s2": "c", "label": -1, "idx": 0}]),
+        "pairs": (
+            pair,
+            [{"s1": f"a{i}", "s2": "é", "label": i % 2, "idx": i} for i in range(9)],
+            [{"s1": "b", "s2": "c", "label": -1, "idx": i} for i in range(2)],
+        ),
         "tagged": ({"tokens": tfds.features.Sequence(tfds.features.Text()), "tags": tags}, [{"tokens": ["a", "é"], "tags": [0, 1]}], []),
         "questions": (
             {"id": tfds.features.Text(), "question": tfds.features.Text(), "context": tfds.features.Text(), "answers": answers},
@@ -266,7 +303,7 @@ def test_tensorflow_data_sets(prepared, monkeypatch):
     assert tagged.words == [["a", "é"]] and tagged.label_names == ("O", "B-X") and tagged.labels[0].tolist() == [0, 1]
     span = TaskData("span", text="question", text_pair="context", label="answers", id="id")
     assert read_examples("tfds:questions/tfrecord:train", span).answers == [((2, "bc"),)]
-    with pytest.raises(TaskDataError, match="no column 'sentence'; pairs/tfrecord has 's1', 's2', 'label', 'idx'"):
+    with pytest.raises(TaskDataError, match="no column 'sentence'; pairs/tfrecord has 'idx', 'label', 's1', 's2'"):
         read_examples("tfds:pairs/tfrecord:train", TaskData("classification", text="sentence"))
     with pytest.raises(CorpusError, match="tfds build"):
         read_examples("tfds:glue/sst2:train", task)

@@ -130,6 +130,7 @@ def test_squad():
         "exact": 25, "f1": 100 * (1 + 0 + 0 + 2 / 3) / 4,
         "has_answer_exact": 100 / 3, "has_answer_f1": 100 * (1 + 2 / 3) / 3, "no_answer_exact": 0, "no_answer_f1": 0,
     })  # fmt: skip
+    assert squad({"q4": ""}, Examples("span", ["q4"], answers=answers[3:]))["exact"] == 0  # its "the" is no answer
     assert squad({"q1": "x y", "q2": ""}, Examples("span", ["q1", "q2"], answers=answers[:2]))["exact"] == 100
     assert set(squad({"q1": "x"}, Examples("span", ["q1"], answers=answers[:1]))) == {"exact", "f1"}
     with pytest.raises(ValueError, match="question 'q2' has no prediction; 3 of 4"):
@@ -143,4 +144,6 @@ def test_squad_is_that_of_transformers():
     for _ in range(300):
         one, other = (" ".join(words[number] for number in generator.integers(len(words), size=generator.integers(4))) for _ in range(2))
         assert normalised(one) == reference.normalize_answer(one)
-        assert (exact_match(one, other), f1(one, other)) == pytest.approx((reference.compute_exact(other, one), reference.compute_f1(other, one)))
+        assert (exact_match(one, other), f1(one, other)) == pytest.approx(
+            (reference.compute_exact(other, one), reference.compute_f1(other, one))
+        )
