@@ -50,13 +50,27 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "ELECTRA small": (_sizes("electra", 30_522, 256, 12, 4, 1024, embedding_size=128, **_generator(64, 1)), "WordPiece"),
     "ELECTRA base": (_sizes("electra", 30_522, 768, 12, 12, 3072, embedding_size=768, **_generator(256, 4)), "WordPiece"),
     "ELECTRA large": (_sizes("electra", 30_522, 1024, 24, 16, 4096, embedding_size=1024, **_generator(256, 4, layers=24)), "WordPiece"),
+    "DeBERTa base": (_sizes("deberta", 50_265, 768, 12, 12, 3072), "byte-level BPE"),
+    "DeBERTa large": (_sizes("deberta", 50_265, 1024, 24, 16, 4096), "byte-level BPE"),
+    "DeBERTa xlarge": (_sizes("deberta", 50_265, 1024, 48, 16, 4096), "byte-level BPE"),
+    "DeBERTa-v2 xlarge": (_sizes("deberta_v2", 128_100, 1536, 24, 24, 6144, convolution=3), "SentencePiece"),
+    "DeBERTa-v2 xxlarge": (_sizes("deberta_v2", 128_100, 1536, 48, 24, 6144, convolution=3), "SentencePiece"),
+    "DeBERTa-v3 xsmall": (_sizes("deberta_v3", 128_100, 384, 12, 6, 1536, generator_layers=6), "SentencePiece"),
+    "DeBERTa-v3 small": (_sizes("deberta_v3", 128_100, 768, 6, 12, 3072, generator_layers=3), "SentencePiece"),
+    "DeBERTa-v3 base": (_sizes("deberta_v3", 128_100, 768, 12, 12, 3072, generator_layers=6), "SentencePiece"),
+    "DeBERTa-v3 large": (_sizes("deberta_v3", 128_100, 1024, 24, 16, 4096, generator_layers=12), "SentencePiece"),
+    "mDeBERTa-v3 base": (_sizes("deberta_v3", 251_000, 768, 12, 12, 3072, generator_layers=6), "SentencePiece"),
     "Academic BERT large": (_sizes("academic_bert", 30_522, 1024, 24, 16, 4096), "WordPiece"),
     "Crammed BERT": (_sizes("crammed_bert", 32_768, 768, 16, 12, 1536, max_positions=LENGTH), "WordPiece"),
     "MosaicBERT base": (_sizes("mosaic_bert", 30_522, 768, 12, 12, 3072), "WordPiece"),
+    "Longformer base": (_sizes("longformer", 50_265, 768, 12, 12, 3072), "byte-level BPE"),
+    "Longformer large": (_sizes("longformer", 50_265, 1024, 24, 16, 4096), "byte-level BPE"),
+    "BigBird base": (_sizes("big_bird", 50_358, 768, 12, 12, 3072), "SentencePiece"),
+    "BigBird large": (_sizes("big_bird", 50_358, 1024, 24, 16, 4096), "SentencePiece"),
     "ModernBERT base": (_sizes("modernbert", 50_368, 768, 22, 12, 1152), "byte-level BPE"),
     "ModernBERT large": (_sizes("modernbert", 50_368, 1024, 28, 16, 2624), "byte-level BPE"),
 }
-ALONE = ("electra_generator", "electra_discriminator")  # parts of the family electra, which transformers has as models of their own
+ALONE = ("electra_generator", "electra_discriminator", "deberta_v3_discriminator")  # parts of other families, which transformers has as models of their own
 
 
 def objective(section: dict[str, Any]) -> str:
@@ -90,7 +104,7 @@ def render() -> str:
         "# Families", "",
         "Every family is a setting of one encoder (`bert_jax/model/`): a function in `families/` takes the published sizes and gives a spec. This page is written by",
         "`python benchmarks/families_table.py`, and a test fails when it is stale.", "",
-        f"Parameters: with all pretraining heads, and of ELECTRA both networks. FLOPs: of a forward and backward pass, per token at length {LENGTH} with {RATE:.0%} of tokens",
+        f"Parameters: with all pretraining heads, and of ELECTRA and DeBERTa-v3 both networks. FLOPs: of a forward and backward pass, per token at length {LENGTH} with {RATE:.0%} of tokens",
         "predicted, as `metrics.model_flops` counts them.", "",
         "| model | family | parameters | MFLOPs per token | objective | tokenizer |", "|---|---|---|---|---|---|",
     ]  # fmt: skip

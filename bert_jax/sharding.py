@@ -22,6 +22,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "head_dim": None,
     "mlp": "tensor",
     "gates": None,
+    "taps": None,
     "narrow": None,  # the width of factorised embeddings
     "vocab": "tensor",
     "positions": None,

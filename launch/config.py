@@ -50,7 +50,7 @@ FIELDS: dict[str, tuple[type, str]] = {
     "compute.dtype": (str, "of activations: float32 or bfloat16; parameters stay float32"),
     "compute.remat": (str, "recomputed in the backward pass: none, elementwise (norms, activations, dropout), dots (attention too) or full"),
     "compute.unroll": (int, "layers per iteration of the layer scan"),
-    "compute.attention": (str, "xla, pallas (a TPU kernel; where it cannot take the shapes, xla) or auto: pallas on TPUs, xla elsewhere"),
+    "compute.attention": (str, "xla, pallas (a TPU kernel; where it cannot take the shapes, xla) or auto: pallas on TPUs from v4 on, xla elsewhere"),
     "optimizer.name": (str, ", ".join(OPTIMIZERS)),
     "optimizer.b1": (float, "decay of the first moment"),
     "optimizer.b2": (float, "decay of the second moment"),
@@ -80,6 +80,8 @@ FIELDS: dict[str, tuple[type, str]] = {
     "checkpoint.keep_best": (str, "a held-out metric, such as mlm_loss, by which the best checkpoint with an evaluation at its step is kept; empty: none"),
     "bad_steps.loss": (float, "above which an update is skipped; 0: only where loss or gradients are not finite"),
     "bad_steps.grad_norm": (float, "norm of the gradient, before clipping, above which an update is skipped; 0: only where it is not finite"),
+    "bad_steps.loss_times": (float, "times the running average of about 100 good steps' loss above which an update is skipped, from the 20th on; 0: no such limit"),
+    "bad_steps.grad_norm_times": (float, "the same of the gradient's norm"),
     "bad_steps.in_a_row": (int, "skipped updates after which the run goes back to its last checkpoint, and on behind them; 0: never"),
     "mesh.data": (int, "devices along the data axis; -1: all that remain"),
     "mesh.fsdp": (int, "devices that share each parameter and its optimizer state; they split the batch too"),
@@ -96,15 +98,23 @@ MODEL_FIELDS: dict[str, tuple[type, str]] = {
     "model.intermediate_size": (int, "width of the MLP"),
     "model.embedding_size": (int, "of ALBERT and ELECTRA: width of the embedding tables, from which a projection leads to hidden_size"),
     "model.layer_groups": (int, "of ALBERT: groups of layers that share their parameters"),
+    "model.max_distance": (int, "of DeBERTa: tokens, up to which distances are told apart (transformers' max_relative_positions)"),
+    "model.position_buckets": (int, "of DeBERTa-v2 and v3: logarithmic buckets of distances on either side"),
+    "model.input_positions": (bool, "of DeBERTa: absolute positions in the input (transformers' position_biased_input)"),
+    "model.mask_decoder": (bool, "of DeBERTa: the enhanced mask decoder, by which absolute positions enter where masked tokens are predicted"),
+    "model.convolution": (int, "of DeBERTa-v2: taps of the convolution beside the first layer (the xlarge models': 3); 0: none"),
     "model.generator_hidden_size": (int, "of ELECTRA: width of the generator, which shares the embedding tables"),
-    "model.generator_layers": (int, "depth of the generator"),
+    "model.generator_layers": (int, "of ELECTRA and DeBERTa-v3: depth of the generator"),
     "model.generator_heads": (int, "attention heads of the generator"),
     "model.generator_intermediate_size": (int, "width of the generator's MLP"),
-    "model.detection_weight": (float, "of ELECTRA's loss on replaced tokens, beside the generator's (published: 50)"),
+    "model.detection_weight": (float, "of the loss on replaced tokens of ELECTRA and DeBERTa-v3, beside the generator's (published: 50)"),
     "model.max_positions": (int, "tokens in the longest sequence; transformers' max_position_embeddings without the offset"),
     "model.position_offset": (int, "of RoBERTa and XLM-R: the tokenizer's padding id + 1, from which positions count (fairseq: 2)"),
     "model.global_every": (int, "of ModernBERT: every so-manyth layer, from the first, sees the whole document"),
-    "model.window": (int, "keys that the other layers see around a token"),
+    "model.window": (int, "keys that a token sees around it, in every layer (Longformer) or in the others (ModernBERT)"),
+    "model.global_tokens": (int, "of Longformer: tokens of a row, at most, that see and are seen by their whole document: the batch's, or each document's first; 0: none"),
+    "model.block_size": (int, "of BigBird: tokens of a block"),
+    "model.random_blocks": (int, "of BigBird: blocks that each block sees besides those beside it, the first and the last"),
     "model.rope_base": (float, "of the rotary positions of layers that see the whole document; a phase may change it"),
     "model.local_rope_base": (float, "of the rotary positions of layers with a window"),
     "model.type_vocab_size": (int, "rows of the token-type table"),
@@ -138,7 +148,7 @@ PHASE_FIELDS: dict[str, tuple[type, str]] = {
     "opt_state": (str, "of the optimizer at the phase's start: keep, restart (moments kept, step count 0) or reset"),
 }
 # Of `model`: those that no parameter's shape or place depends on.
-MODEL_FIELDS_OF_PHASES = ("dropout", "attention_dropout", "rope_base", "local_rope_base", "window")
+MODEL_FIELDS_OF_PHASES = ("dropout", "attention_dropout", "rope_base", "local_rope_base", "window", "global_tokens")
 CHANGES_WITH_PHASE = (
     "steps", "batch_size", "batch_ramp.", "accumulate", "length", "data.", "masking.", "schedule.", "compute.", "bad_steps.",
     *(f"model.{name}" for name in MODEL_FIELDS_OF_PHASES),
@@ -171,6 +181,9 @@ PRETRAINING = Schema(ALL_FIELDS, NAMED_SECTIONS, "pretrain", optional=DISTILLATI
 MODEL_FILES = {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "bert_model.ckpt.index"}
 # What a run may change between its stops without becoming another run.
 FREE_TO_CHANGE = ("log_every", "eval.", "checkpoint.", "mesh.", "data.path", "teacher.path")
+
+# Fields that runs of earlier versions do not state, and what those did.
+ADDED = {"bad_steps.loss_times": 0.0, "bad_steps.grad_norm_times": 0.0}
 
 
 def load(path: str, overrides: list[str], schema: Schema = PRETRAINING) -> dict[str, Any]:
@@ -399,6 +412,10 @@ def read_run_config(workdir: Path, schema: Schema = PRETRAINING) -> dict[str, An
         flat = _flatten(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    for field, value in ADDED.items():
+        section, _, name = field.partition(".")
+        if field not in flat and isinstance(config.get(section), dict):
+            flat[field] = config[section][name] = value
     _check_fields(flat, str(path), schema)
     return config
 

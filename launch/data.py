@@ -181,15 +181,17 @@ def sequences_per_epoch(config: dict[str, Any]) -> int:
 
 
 def resolve_vocabulary(config: dict[str, Any], data: Data) -> dict[str, Any]:
-    """The config with model.vocab_size filled in from the data, or checked against it, as is model.position_offset."""
+    """The config with model.vocab_size (and a teacher's) filled in from the data, or checked against it, as is model.position_offset."""
     check_position_offset(config["model"], data)
-    given = config["model"]["vocab_size"]
-    if given not in (0, data.vocab_size):
-        raise ConfigError(
-            f"model.vocab_size is {given}, but the tokenizer of {data} has {data.vocab_size} entries; "
-            f"set --config.model.vocab_size={data.vocab_size} (or 0 to take the tokenizer's), or prepare the data with the other tokenizer"
-        )
-    return config | {"model": config["model"] | {"vocab_size": data.vocab_size}}
+    sections = [section for section in ("model", "teacher") if section in config]
+    for section in sections:
+        given = config[section]["vocab_size"]
+        if given not in (0, data.vocab_size):
+            raise ConfigError(
+                f"{section}.vocab_size is {given}, but the tokenizer of {data} has {data.vocab_size} entries; "
+                f"set --config.{section}.vocab_size={data.vocab_size} (or 0 to take the tokenizer's), or prepare the data with the other tokenizer"
+            )
+    return config | {section: config[section] | {"vocab_size": data.vocab_size} for section in sections}
 
 
 def check_position_offset(model: dict[str, Any], data: Data) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import jax
 
 from bert_jax.fill_mask import FillMask
-from bert_jax.interop import huggingface
+from bert_jax.interop import architectures, huggingface
 from bert_jax.model.families import build_spec
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.state import Blueprint, make_blueprint
 from launch.config import ConfigError
 from launch.finetune.seeds import best_place, best_step
-from launch.finetune.task_file import TaskFile, read_task_file
+from launch.finetune.task_file import TaskFile, read_task_file, task_file_of
 from launch.model_section import read_model_section
 
 
@@ -37,6 +37,11 @@ class LoadedModel:
             raise ConfigError(f"{self.origin} has no tokenizer (tokenizer.json, vocab.txt or a SentencePiece model); put the model's own beside its weights")
         return tokenizers.load(self.tokenizer_dir)
 
+    def encoder_alone(self) -> "LoadedModel":
+        """What is fine-tuned of a model of several parts: the first of them, which no other's tables belong to any more."""
+        section, params = architectures.encoder_alone(self.section, self.params)
+        return self if section is self.section else dataclasses.replace(self, section=section, params=params, blueprint=make_blueprint(build_spec(section)))
+
     def fill_mask(self) -> FillMask:
         if self.task is not None:
             raise ConfigError(f"{self.origin} was fine-tuned for {self.task.kind} and predicts no masks any more; give the pretrained model")
@@ -53,9 +58,10 @@ def load_model(path: Path, *, step: int | None = None) -> LoadedModel:
     if (path / "config.json").is_file():
         if step is not None:
             raise ConfigError(f"{path} is an exported model and has no steps; --step goes with a workdir")
-        imported = huggingface.load(path, key=jax.random.key(0))
-        blueprint = make_blueprint(build_spec(imported.model_section))
-        return LoadedModel(imported.model_section, blueprint, imported.params, imported.tokenizer_dir, str(path), None)
+        imported = huggingface.load(path, key=jax.random.key(0), with_task=True)
+        section, task = imported.model_section, None if imported.task is None else task_file_of(imported.task)
+        blueprint = make_blueprint(build_spec(section) if task is None else task.spec(section))
+        return LoadedModel(section, blueprint, imported.params, imported.tokenizer_dir, str(path), None, task)
     raise ConfigError(f"{path} holds neither a bert_jax workdir (model.json) nor an exported model (config.json)")
 
 

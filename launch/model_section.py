@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-from launch.config import ConfigError, check_value, read_json, read_run_config, write_json
+from launch.config import NOT_STRUCTURE, ConfigError, check_value, read_json, read_run_config, write_json
 from launch.phases import phase_at, phases_of
-
-# Fields that change how a model is trained, not which arrays it has or what it computes.
-NOT_STRUCTURE = ("dropout", "attention_dropout", "initializer_range", "detection_weight")
 
 
 def write_model_section(workdir: Path, model: dict) -> None:
@@ -32,15 +29,15 @@ def read_model_section(workdir: Path, step: int | None = None) -> dict:
     return section
 
 
-def check_same_model(held: dict, asked: dict, workdir: Path) -> None:
-    """ConfigError naming the fields in which the config's model differs from the workdir's."""
+def check_same_model(held: dict, asked: dict, workdir: Path, section: str = "model") -> None:
+    """ConfigError naming the fields in which a section of the config differs from the model in the workdir."""
     differing = [
-        f"model.{name}: the workdir has {held.get(name)!r}, the config {asked.get(name)!r}"
+        f"{section}.{name}: the workdir has {held.get(name)!r}, the config {asked.get(name)!r}"
         for name in sorted(held.keys() | asked.keys())
         if name not in NOT_STRUCTURE and held.get(name) != asked.get(name)
     ]
     if differing:
         fix = " ".join(
-            f"--config.model.{name}={held[name]}" for name in held if name not in NOT_STRUCTURE and held[name] != asked.get(name)
+            f"--config.{section}.{name}={held[name]}" for name in held if name not in NOT_STRUCTURE and held[name] != asked.get(name)
         )
-        raise ConfigError(f"the model in {workdir} is not the config's:\n  " + "\n  ".join(differing) + f"\nTo train that model: {fix}")
+        raise ConfigError(f"the model in {workdir} is not the config's:\n  " + "\n  ".join(differing) + f"\nTo take that model: {fix}")

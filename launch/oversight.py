@@ -1,7 +1,7 @@
 """What looks after a run from beside it: a thread that heeds signals while the run cannot, notices what hangs and peers that left, and says why a process ended.
 
 In come signals, what the run tells of itself (`Watch`) and what peers told; out go an exit status of `exit_codes`, WORKDIR/exit_reason.json (of several processes
-exit_reason-RANK.json) and, of a hang, the stacks of all threads in WORKDIR/stacks-RANK.txt and on standard error.
+exit_reason-RANK.json; of a process that is killed `witness.py` writes it) and, of a hang, the stacks of all threads in WORKDIR/stacks-RANK.txt and on standard error.
 
 The thread ends the process itself, without unwinding, since the main thread may be inside XLA for minutes. That is safe: nothing here is ever half-written.
 """
@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ HANG_SECONDS = 600.0  # for a step or a batch; `bert_jax.training.watch.PATIENCE
 MEETING_SECONDS = 10.0  # that several processes have to stop at one step, before they leave without
 TICK = 0.25  # seconds between looks; of several processes 1
 LEFT = "bert_jax/left"  # under which the first process that goes tells the others why
+ENDING_SECONDS = 10.0  # between a run's end and that of its process; of several as much more as they wait for one another
 LAST_WORDS = 2.0  # seconds that a process has for an error of its own once another has left
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 FULL = re.compile(r"No space left on device|Disk quota exceeded|free some space")
@@ -52,7 +54,7 @@ class Oversight:
         self.stop, self.watch = StopRequest(), Watch()
         self._rank, self._holds, self._last_durable = None, False, lambda: None
         self._ending, self._over = threading.Lock(), threading.Event()
-        self._peer_left_at = self._signal_at = None
+        self._peer_left_at = self._signal_at = self._witness = None
 
     def joined(self) -> None:
         """The processes have met, if there are several."""
@@ -67,7 +69,8 @@ class Oversight:
             for path in self.workdir.glob("exit_reason*.json"):
                 if path.name not in mine:
                     path.unlink(missing_ok=True)
-        self._record(None, "as long as this stands here the process is running, or it was ended without a chance to say why: killed, or aborted by JAX")
+        self._record(None, "as long as this stands here the process is running, or its machine is gone")
+        self._call_witness()
 
     def run(self, function: Callable[[], int]) -> int:
         """Calls `function` with all of this around it; returns its status. Its error gets an `exit_status` and is raised again."""
@@ -76,6 +79,7 @@ class Oversight:
                 faulthandler.enable(sys.__stderr__)
                 stack.callback(faulthandler.disable)
             stack.enter_context(self.stop)
+            stack.callback(self._dismiss_witness)
             thread = threading.Thread(target=self._attend, name="oversight", daemon=True)
             thread.start()
             stack.callback(thread.join)
@@ -85,11 +89,13 @@ class Oversight:
             except BaseException as error:
                 with self._ending:  # while the thread ends the process this waits, and it is over
                     self._over.set()
-                    self._failed(error)
+                    code = self._failed(error)
+                end_in_time(code.status)
                 raise
             with self._ending:
                 self._over.set()
                 self._record(exit_codes.BY_STATUS[status], self.stop.signal or "")
+            end_in_time(status)
             return status
 
     def leave(self, code: ExitCode, message: str) -> None:
@@ -151,7 +157,7 @@ class Oversight:
 
     # ---- what is said at the end ----
 
-    def _failed(self, error: BaseException) -> None:
+    def _failed(self, error: BaseException) -> ExitCode:
         code, message = code_of(error, several=self._rank is not None), f"{type(error).__name__}: {error}"
         if code is exit_codes.PEER_DIED:  # of which the peer may have told why
             for _ in range(int(LAST_WORDS / TICK)):
@@ -164,6 +170,7 @@ class Oversight:
         self._tell_peers(code, message)
         with contextlib.suppress(AttributeError, TypeError):
             error.exit_status = code.status
+        return code
 
     def _tell_peers(self, code: ExitCode, message: str) -> None:
         if self._rank is not None:
@@ -183,13 +190,42 @@ class Oversight:
                 "step": self.watch.step, "last_durable_step": self._last_durable(), "message": message, "doing": self.watch.doing, "time": now(),
                 "process": self._rank or 0, "host": platform.node(), "pid": os.getpid(),
             }
-            path = self.workdir / ("exit_reason.json" if self._rank is None else f"exit_reason-{self._rank}.json")
+            path = self._reason_path()
             temporary = path.with_name(path.name + ".tmp")
             temporary.write_text(json.dumps(reason, indent=2) + "\n")
             os.replace(temporary, path)
 
+    def _reason_path(self) -> Path:
+        return self.workdir / ("exit_reason.json" if self._rank is None else f"exit_reason-{self._rank}.json")
+
+    def _call_witness(self) -> None:
+        """Of an end that leaves this process no time: SIGKILL, and JAX's SIGABRT a few milliseconds after the coordinator is gone."""
+        if self._witness is None and hasattr(os, "pidfd_open"):
+            command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("witness.py")), str(os.getpid()), str(self._reason_path())]
+            with contextlib.suppress(OSError):
+                quiet = subprocess.DEVNULL
+                self._witness = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+
+    def _dismiss_witness(self) -> None:
+        if self._witness is not None:
+            self._witness.kill()
+            self._witness.wait()
+            self._witness = None
+
     def _may_write(self) -> bool:
         return self.workdir.is_dir() and (self._holds or not held_by_another(self.workdir))
+
+
+def end_in_time(status: int) -> None:
+    """Ends the process if it is still there so long after its main thread: Python waits for others' threads, and Orbax's wait for minutes after a save that failed."""
+    seconds = ENDING_SECONDS + (0 if distributed.number() is None else distributed.SHUTDOWN_SECONDS)
+
+    def end() -> None:
+        threading.main_thread().join()
+        time.sleep(seconds)
+        os._exit(status)
+
+    threading.Thread(target=end, name="ending", daemon=True).start()
 
 
 def code_of(error: BaseException, *, several: bool) -> ExitCode:

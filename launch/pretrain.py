@@ -5,12 +5,12 @@ import dataclasses
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bert_jax.processes import from_first, is_first, whole
 from bert_jax.sharding import make_mesh, replicated
@@ -18,11 +18,12 @@ from bert_jax.training import wandb_tracker
 from bert_jax.training.bad_steps import Limits
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.loop import BatchSource, Cadence, fit
-from bert_jax.training.metrics import PEAK_FLOPS, model_flops
+from bert_jax.training.metrics import PEAK_FLOPS
 from bert_jax.training.profile import Profiler, ProfileSteps
 from bert_jax.training.progress import Hardware
+from bert_jax.training.replay import check_replay
 from bert_jax.training.run_log import RunLog, SilentLog
-from bert_jax.training.state import TrainState, init_state, shardings_of, state_from_params
+from bert_jax.training.state import TrainState, Tree, saved_trees, shardings_of, state_from_params, state_of
 from launch import config as configs
 from launch.config import ConfigError
 from launch.data import Data, check_same_tokenizer, make_source, open_data, resolve_lengths, resolve_vocabulary
@@ -34,7 +35,8 @@ from launch.phases import Phase, phases_of
 from launch.report.report import write_report
 from launch.report.run_texts import config_table, data_table, samples_table
 from launch.report.samples import write_samples
-from launch.run import Run, build_run, copy_tokenizer, environment, step_of
+from launch.run import Run, build_run, copy_tokenizer, environment, fresh_state, step_of
+from launch.teacher import open_teacher, place_teacher
 from launch.workdir_lock import locked
 
 MOST_RANDOM = 0.65  # of segment pairs, before a warning
@@ -58,10 +60,12 @@ class Stage:
 
 
 def pretrain(
-    config: dict, workdir: Path, oversight: Oversight, *, accept_changes: bool = False, profile_steps: ProfileSteps | None = None, wandb_project: str | None = None,
+    config: dict, workdir: Path, oversight: Oversight, *, accept_changes: bool = False, check_determinism: bool = False, profile_steps: ProfileSteps | None = None,
+    wandb_project: str | None = None,
 ) -> int:
     """Trains to the end of the last phase; returns 0, or 75 after SIGTERM or SIGINT. Continues from the workdir's newest whole checkpoint.
 
+    check_determinism: make the next step twice before going on, here and where a phase begins; NotDeterministic if the bits differ.
     profile_steps: which updates to trace into WORKDIR/profile. wandb_project: where to log besides the workdir.
 
     Everything that a config can get wrong is found before the workdir is touched.
@@ -75,12 +79,14 @@ def pretrain(
     if wandb_project is not None:
         wandb_tracker.load()
     from_first(lambda: check_continues(config, stages, workdir, accept_changes))
+    teacher = open_teacher(config, data)
 
     with locked(workdir), jax.set_mesh(run.mesh), contextlib.ExitStack() as opened:
         oversight.holds(lambda: max(checkpoints.steps(), default=None))
         oversight.watch.begins("restoring", slow=True)
         checkpoints.remove_partial()
-        state, origin = first_state(config, run, checkpoints)
+        frozen = () if teacher is None else (place_teacher(teacher, *run.frozen, workdir, begun=bool(checkpoints.steps())),)
+        state, origin = first_state(config, run, checkpoints, frozen)
         start = oversight.watch.step = int(state.step)
         if is_first():
             copy_tokenizer(data.tokenizer_dir, workdir)
@@ -105,7 +111,7 @@ def pretrain(
                 run_log.event(stage.phase.start, "phase", f"{stage.phase.name}: {describe_phase(stage)}")
                 state = enter_phase(state, stage)
             expected_first_loss = math.log(config["model"]["vocab_size"]) if origin == "fresh weights" and int(state.step) == 0 else None
-            state, finished = train_stage(state, stage, config, steps, checkpoints, run_log, dropout_key, profiler, oversight, expected_first_loss)
+            state, finished = train_stage(state, frozen, stage, config, steps, checkpoints, run_log, dropout_key, profiler, oversight, expected_first_loss, check_determinism)
             if not finished:
                 return STOPPED.status
         oversight.watch.begins("the report", slow=True)
@@ -153,9 +159,17 @@ def make_stages(config: dict) -> tuple[dict, list[Stage]]:
         if stage.data.tokenizer_hash != first.data.tokenizer_hash:
             raise ConfigError(f"{stage.phase} takes {stage.data}, which was prepared with another tokenizer than {first.data} of {first.phase}; prepare both with one")
         check_same_parameters(first, stage)
+        if stage.limits.relative != first.limits.relative:
+            raise ConfigError(
+                f"{stage.phase} and {first.phase} do not both have bad_steps.loss_times or bad_steps.grad_norm_times; what is usual is kept through all phases or "
+                "none: set one in each, if need be to a number that nothing reaches"
+            )
     kept = config | {
         "model": config["model"] | {"vocab_size": first.config["model"]["vocab_size"]}, "data": config["data"] | {"path": first.config["data"]["path"]},
     }
+    if "teacher" in config:
+        path = config["teacher"]["path"]
+        kept["teacher"] = first.config["teacher"] | {"path": os.path.abspath(path) if path else ""}
     if config["phases"]:
         kept["phases"] = [
             changes | ({"data": changes["data"] | {"path": stage.data.absolute}} if "path" in changes.get("data", {}) else {})
@@ -221,18 +235,25 @@ def zero_if_count(path: tuple, leaf: jax.Array) -> jax.Array:
 
 
 def train_stage(
-    state: TrainState, stage: Stage, config: dict, steps: int, checkpoints: Checkpoints, run_log: RunLog, dropout_key: jax.Array,
-    profiler: Profiler, oversight: Oversight, expected_first_loss: float | None,
+    state: TrainState, frozen: tuple[Tree, ...], stage: Stage, config: dict, steps: int, checkpoints: Checkpoints, run_log: RunLog, dropout_key: jax.Array,
+    profiler: Profiler, oversight: Oversight, expected_first_loss: float | None, check_determinism: bool,
 ) -> tuple[TrainState, bool]:
     phase, run, saving = stage.phase, stage.run, config["checkpoint"]
     by_size = {part.batch_size: step_of(run, accumulate=part.accumulate, first_step=phase.start, limits=stage.limits) for part in phase.batch_stages}
 
     def last_good() -> TrainState:
-        state, _ = first_state(config, run, checkpoints)
+        state, _ = first_state(config, run, checkpoints, frozen)
         return enter_phase(state, stage) if phase.number and int(state.step) == phase.start else state
 
     def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
-        return by_size[len(batch["input_ids"])](state, batch, key)
+        return by_size[len(batch["input_ids"])](state, batch, key, *frozen)
+
+    if check_determinism:
+        oversight.watch.begins("making a step twice", slow=True)
+        position = int(state.step) - phase.start
+        verdict = check_replay(state, train_step, lambda: next(iter(stage.source.batches(position, position + 1))), run.mesh, dropout_key)
+        log.info("deterministic: %s", verdict)
+        run_log.event(int(state.step), "deterministic", verdict)
 
     return fit(
         state, train_step=train_step, source=stage.source, evaluate=stage.evaluation, checkpoints=checkpoints, run_log=run_log, mesh=run.mesh,
@@ -254,11 +275,14 @@ def make_dropout_key(config: dict) -> jax.Array:
 def check_continues(config: dict, stages: list[Stage], workdir: Path, accept_changes: bool) -> None:
     """ConfigError with every difference if the workdir holds another run, or a model that the config does not describe."""
     changes = []
+    if (workdir / "model.json").exists():
+        check_same_tokenizer(stages[0].data, workdir / "tokenizer")  # which nothing allows
     if (workdir / "config.json").exists() and Checkpoints(workdir / "checkpoints").steps():
-        changes = configs.differences(configs.read_run_config(workdir), config)
-        before = configs.read_json(workdir / "data.json").get("fingerprint")
-        if before != fingerprint(stages):
-            changes.append(f"data (fingerprint of its contents): {before} -> {fingerprint(stages)}")
+        old = configs.read_run_config(workdir)
+        changes = configs.differences(old, config)
+        before, now = configs.read_json(workdir / "data.json").get("fingerprint"), fingerprint(stages)
+        if before != now:
+            changes.append(f"the text itself: fingerprint {before} (of {old['data']['path']}) -> {now} (of {config['data']['path']})")
     if changes and not accept_changes:
         raise ConfigError(
             f"{workdir} holds a run with another config:\n  " + "\n  ".join(changes) + "\n"
@@ -268,25 +292,22 @@ def check_continues(config: dict, stages: list[Stage], workdir: Path, accept_cha
         log.warning("continuing with a changed config: %s", change)
     if (workdir / "model.json").exists():
         check_same_model(read_model_section(workdir), config["model"], workdir)
-        check_same_tokenizer(stages[0].data, workdir / "tokenizer")
 
 
-def first_state(config: dict, run: Run, checkpoints: Checkpoints) -> tuple[TrainState, str]:
-    """(state, where it came from): the newest checkpoint, imported weights, or a fresh initialisation."""
-    found = checkpoints.restore_newest({"params": run.abstract.params, "opt_state": run.abstract.opt_state})
+def first_state(config: dict, run: Run, checkpoints: Checkpoints, frozen: tuple[Tree, ...]) -> tuple[TrainState, str]:
+    """(state, where it came from): the newest checkpoint, imported weights, or a fresh initialisation. frozen: a teacher's parameters, if there is one."""
+    found = checkpoints.restore_newest(saved_trees(run.abstract))
     if found is None:
-        return init_state(run.blueprint, run.tx, run.abstract, jax.random.key(config["seed"])), "fresh weights"
+        return fresh_state(config, run, frozen)
     step, held = found
     if "opt_state" not in held:
         return state_from_params(held["params"], run.tx, run.abstract), "imported weights"
-    step_array = jax.device_put(np.int32(step), run.abstract.step.sharding)
-    return TrainState(step_array, held["params"], held["opt_state"]), f"checkpoint of step {step}"
+    return state_of(step, held, run.abstract), f"checkpoint of step {step}"
 
 
 def hardware(config: dict, run: Run) -> Hardware:
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    flops = model_flops(run.blueprint.spec, config["length"], config["masking"]["predictions"])
-    return Hardware(flops, peak * jax.device_count() if peak else None)
+    return Hardware(run.flops(config), peak * jax.device_count() if peak else None)
 
 
 def describe(config: dict, stages: list[Stage], workdir: Path, origin: str) -> None:

@@ -15,30 +15,59 @@ from jax.sharding import Mesh
 from bert_jax.model.families import build_spec
 from bert_jax.model.spec import Compute
 from bert_jax.sharding import MESH_AXES, RULES, make_mesh
-from bert_jax.training.bad_steps import Limits
+from bert_jax.training.bad_steps import Limits, remembering
+from bert_jax.training.distillation import Distillation, student_params
+from bert_jax.training.metrics import model_flops
 from bert_jax.training.objectives import Objective, objective_of
 from bert_jax.training.optim import OptimizerSpec, make_optimizer
 from bert_jax.training.schedules import Schedule
-from bert_jax.training.state import Blueprint, TrainState, abstract_state, make_blueprint
+from bert_jax.training.state import (
+    Blueprint,
+    TrainState,
+    Tree,
+    abstract_params,
+    abstract_state,
+    init_state,
+    make_blueprint,
+    shardings_of,
+    state_from_params,
+)
 from bert_jax.training.step import make_train_step
 from bert_jax.training.transformations import is_axes
 from launch.config import ConfigError
 from launch.data import pair_objective
 from launch.lengths import batch_sizes_of, micro_batches
 from launch.redaction import redact
+from launch.teacher import distillation_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a config describes, without arrays."""
+    """What a config describes, without arrays. objective: what evaluations measure, and what is minimised unless the config says to distil."""
 
     blueprint: Blueprint
     objective: Objective
+    distillation: Distillation | None
     schedule: Schedule
     tx: Any
     compute: Compute
     mesh: Mesh
     abstract: TrainState
+
+    @property
+    def minimised(self) -> Objective | Distillation:
+        return self.distillation or self.objective
+
+    @property
+    def frozen(self) -> tuple[Tree, ...]:
+        """What a step reads besides and nothing trains, as ShapeDtypeStructs: a teacher's parameters, sharded as the student's."""
+        return () if self.distillation is None else (abstract_params(self.distillation.teacher, self.mesh),)
+
+    def flops(self, config: dict[str, Any]) -> float:
+        """Of one sequence in training, forward and backward."""
+        length, predictions = config["length"], config["masking"]["predictions"]
+        own = model_flops(self.blueprint.spec, length, predictions)
+        return own if self.distillation is None else own + self.distillation.extra_flops(length, predictions)
 
 
 def build_run(config: dict[str, Any], mask_id: int | None = None, devices: list[jax.Device] | None = None) -> Run:
@@ -62,9 +91,12 @@ def build_run(config: dict[str, Any], mask_id: int | None = None, devices: list[
     ends = {"total_steps": config["steps"]} if config["schedule"].get("total_steps") == 0 else {}
     schedule = Schedule(**config["schedule"] | ends)
     tx = make_optimizer(OptimizerSpec(**config["optimizer"] | {"exclude": tuple(config["optimizer"]["exclude"])}), blueprint.axes)
+    tx = remembering(tx, Limits(**config["bad_steps"]))
+    objective = objective_of(blueprint.spec, pair_objective(config), mask_id)
     return Run(
         blueprint=blueprint,
-        objective=objective_of(blueprint.spec, pair_objective(config), mask_id),
+        objective=objective,
+        distillation=distillation_of(config, blueprint.spec, objective),
         schedule=schedule,
         tx=tx,
         compute=compute_of(config, mesh),
@@ -95,10 +127,13 @@ SIZE_FIELDS = {"heads": "model.num_heads", "mlp": "model.intermediate_size", "em
 
 
 def compute_of(config: dict[str, Any], mesh: Mesh) -> Compute:
-    """With `auto` resolved for the mesh's devices, which need not be this machine's."""
-    attention = config["compute"]["attention"]
+    """With `auto` resolved for the mesh's devices, which need not be this machine's. TPU v2 and v3 cannot compile the kernel: they lack its bfloat16 products."""
+    attention, device = config["compute"]["attention"], mesh.devices.flat[0]
+    old = device.device_kind in ("TPU v2", "TPU v3")
     if attention == "auto":
-        attention = "pallas" if mesh.devices.flat[0].platform == "tpu" else "xla"
+        attention = "pallas" if device.platform == "tpu" and not old else "xla"
+    if attention == "pallas" and old:
+        raise ConfigError(f"compute.attention=pallas needs a TPU v4 or newer, not {device.device_kind}; use auto or xla")
     return Compute(**config["compute"] | {"attention": attention})
 
 
@@ -120,8 +155,31 @@ def check_mesh_divides(blueprint: Blueprint, mesh: Mesh) -> None:
 def step_of(run: Run, *, accumulate: int, first_step: int, limits: Limits | None = None) -> Callable:
     """The compiled update of a run's batches in so many micro-batches; of training and of plans alike."""
     return make_train_step(
-        run.blueprint, run.objective, run.tx, run.schedule, run.compute, run.abstract, run.mesh, accumulate=accumulate, first_step=first_step, limits=limits
+        run.blueprint, run.minimised, run.tx, run.schedule, run.compute, run.abstract, run.mesh, accumulate=accumulate, first_step=first_step, limits=limits,
+        frozen=run.frozen,
     )
+
+
+def fresh_state(config: dict[str, Any], run: Run, frozen: tuple[Tree, ...]) -> tuple[TrainState, str]:
+    """The state that a run from scratch begins with, and what it is in words: a student has layers of its teacher, whose arrays are `frozen`."""
+    state = init_state(run.blueprint, run.tx, run.abstract, jax.random.key(config["seed"]))
+    if run.distillation is None or not config["distillation"]["layers"]:
+        return state, "fresh weights"
+    layers = layer_numbers(config)
+    (teacher,), teacher_spec = frozen, run.distillation.teacher.spec
+
+    def begin(fresh: Tree, teacher: Tree) -> Tree:
+        return student_params(fresh, run.blueprint.spec, teacher, teacher_spec, layers)
+
+    params = jax.jit(begin, out_shardings=shardings_of(run.abstract.params))(state.params, teacher)
+    return state_from_params(params, run.tx, run.abstract), f"layers {', '.join(map(str, layers))} of the teacher"
+
+
+def layer_numbers(config: dict[str, Any]) -> tuple[int, ...]:
+    layers = config["distillation"]["layers"]
+    if any(not isinstance(layer, (int, float)) or layer != int(layer) for layer in layers):
+        raise ConfigError(f"distillation.layers is {list(layers)}; expected numbers of layers, such as 0,2,4,7,9,11")
+    return tuple(map(int, layers))
 
 
 def copy_tokenizer(source: Path | None, workdir: Path) -> None:

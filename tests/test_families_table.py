@@ -1,10 +1,12 @@
 """docs/families.md is what the families are, and their published sizes give transformers' parameters."""
 
 import importlib
+import math
 import re
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 import torch
 import transformers
@@ -32,16 +34,27 @@ def test_published_sizes_give_the_published_weights(name):
     section = table.MODELS[name][0]
     if not {section["family"]} & (architectures.ARCHITECTURES.keys() | architectures.PARTS.keys()):
         pytest.skip("transformers has no such model")
-    for own, params in architectures.parts_of(section, make_blueprint(build_spec(section)).params).values():
+    sections = {}
+
+    def parts(params):
+        found = architectures.parts_of(section, params)
+        sections.update({part: own for part, (own, _) in found.items()})
+        return {part: params for part, (_, params) in found.items()}
+
+    shapes = jax.eval_shape(parts, make_blueprint(build_spec(section)).params)
+    for own, params in ((own, shapes[part]) for part, own in sections.items()):
         pad = max(build_spec(own).encoder.embedding.position_offset - 1, 0)
         described = architectures.config_from_section(own, pad=pad, cls=0, sep=2)
         with torch.device("meta"):
             model = getattr(transformers, described["architectures"][0])(transformers.AutoConfig.for_model(**described))
         naming = architectures.architecture_of(own).naming
-        ours = {name: weight.stored_shape for weight in weights.weights(build_spec(own), naming) for name in weight.names}
-        assert ours == {name: tuple(weight.shape) for name, weight in model.state_dict().items() if name not in naming.tied}
-        blueprint = make_blueprint(build_spec(own))
-        assert blueprint.num_params == model.num_parameters()
+        spec, blueprint = build_spec(own), make_blueprint(build_spec(own))
+        ours = {name: weight.stored_shape for weight in weights.weights(spec, naming) for name in weight.names}
+        beside = {name: ours.pop(name) for name in weights.names_beside(spec, naming)}  # of parts that transformers lacks
+        without_heads = not architectures.architecture_of(own).logits(spec)
+        theirs = {naming.prefix * without_heads + name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+        assert ours == {name: shape for name, shape in theirs.items() if name not in naming.tied}
+        assert blueprint.num_params == model.num_parameters() + sum(map(math.prod, beside.values()))
         assert set(params) == set(blueprint.params)
 
 

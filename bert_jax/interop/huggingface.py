@@ -1,6 +1,7 @@
 """Hugging Face directories: writes our parameters as one, and reads one into our parameters.
 
-Neither needs torch or transformers (a `pytorch_model.bin` needs torch). The export is the complete pretraining model: with NSP it is a
+Neither needs torch or transformers (a `pytorch_model.bin` needs torch). The export of a fine-tuned model is transformers' class for its task (`tasks`); that of
+a pretrained one is the complete pretraining model: with NSP it is a
 `BertForPreTraining`, without the family's `...ForMaskedLM`, and that class loads it without a remark. As with bert-base-uncased and
 roberta-base, a narrower class (`AutoModel`, `BertForMaskedLM` on a model with NSP) loads all it has a place for and reports the heads it
 leaves out as unexpected; only `AutoModel` on a model without NSP lacks weights, the pooler's, for that was never trained.
@@ -18,10 +19,11 @@ import safetensors
 import safetensors.numpy
 import tokenizers
 
-from bert_jax.interop import architectures, model_card, weights
+from bert_jax.interop import architectures, model_card, sentence_transformers, task_card, tasks, weights
+from bert_jax.interop.architectures.architecture import Architecture
 from bert_jax.interop.weights import Naming
 from bert_jax.model.families import build_spec
-from bert_jax.model.spec import EmbeddingSpec
+from bert_jax.model.spec import AnySpec, EmbeddingSpec
 
 WEIGHTS, INDEX, TORCH_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 CONFIG, README = "config.json", "README.md"
@@ -37,40 +39,55 @@ PRODUCER = {"format": "pt", "producer": "bert_jax"}  # transformers asks for the
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """A checkpoint as ours: parameters are float32 numpy arrays; tokenizer_dir is None if the directory has no tokenizer."""
+    """A checkpoint as ours: parameters are float32 numpy arrays; tokenizer_dir is None if the directory has no tokenizer; task: of a fine-tuned model."""
 
     model_section: dict
     params: dict
     tokenizer_dir: pathlib.Path | None
     notes: list[str]
+    task: tasks.Task | None = None
 
 
 def export(
-    params: dict, model_section: dict, tokenizer_dir: str | os.PathLike, directory: str | os.PathLike, *, card: dict | None = None
+    params: dict, model_section: dict, tokenizer_dir: str | os.PathLike, directory: str | os.PathLike, *, card: dict | None = None, task: tasks.Task | None = None
 ) -> None:
     """Writes a directory that stock transformers loads: model.safetensors (float32), config.json, the tokenizer's files and a model card.
 
-    card: facts and metrics of the run, for the model card. The directory appears whole or not at all. ValueError if it holds anything but
-    an earlier export, or if tokenizer and model do not fit.
+    card: facts and metrics of the run, for the model card. task: of a fine-tuned model. The directory appears whole or not at all. ValueError if it holds
+    anything but an earlier export, if tokenizer and model do not fit, or if transformers has no class for the head.
     """
     directory, tokenizer_dir = pathlib.Path(directory), pathlib.Path(tokenizer_dir)
-    spec = build_spec(model_section)
+    architecture = architectures.architecture_of(model_section)
+    spec, naming = _described(model_section, architecture, task)
+    encoder = spec.encoder
     _check_overwrite(directory)
     files = [tokenizer_dir / name for name in TOKENIZER_FILES if (tokenizer_dir / name).is_file()]
-    config = architectures.config_from_section(model_section, **_special_ids(tokenizer_dir, spec.encoder.embedding.vocab_size))
-    tensors = weights.to_tensors(params, spec, architectures.architecture_of(model_section).naming)
+    ids = _special_ids(tokenizer_dir, encoder.embedding.vocab_size)
+    config, tensors = architectures.config_from_section(model_section, **ids), weights.to_tensors(params, spec, naming)
+    if task is not None:
+        config |= {"architectures": [tasks.model_class(architecture, task)], **architecture.to_config(spec, **ids), **tasks.config_of(architecture, task)}
+        tensors |= {name: np.zeros((encoder.hidden_size,) * axes, np.float32) for name, axes in tasks.class_of(architecture, task).idle.items()}
+    beside = weights.names_beside(spec, naming)
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     new = directory.with_name(f".{directory.name}.{os.getpid()}.new")
     old = directory.with_name(f".{directory.name}.{os.getpid()}.old")
     new.mkdir()
     try:
-        safetensors.numpy.save_file(tensors, new / WEIGHTS, metadata=PRODUCER)
+        safetensors.numpy.save_file({name: tensor for name, tensor in tensors.items() if name not in beside}, new / WEIGHTS, metadata=PRODUCER)
+        if beside:
+            safetensors.numpy.save_file({name: tensors[name] for name in sorted(beside)}, new / weights.BESIDE_FILE, metadata=PRODUCER)
         (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for file in files:
             shutil.copyfile(file, new / file.name)
-        _fit_tokenizer_config(new / TOKENIZER_CONFIG, spec.encoder.embedding)
-        (new / README).write_text(model_card.render(directory.resolve().name, model_section, tensors, card or {}), encoding="utf-8")
+        _fit_tokenizer_config(new / TOKENIZER_CONFIG, encoder.embedding, encoder.embedding.max_positions if task is None else task.length)
+        if task is not None and task.kind == "embedding":
+            sentence_transformers.write(
+                new, pooling=task.pooling, hidden_size=encoder.hidden_size, length=task.length, optional_pooler=architecture.optional_pooler
+            )
+        name, shown = directory.resolve().name, card or {}
+        text = model_card.render(name, model_section, tensors, shown) if task is None else task_card.render(name, architecture, spec, task, tensors, shown)
+        (new / README).write_text(text, encoding="utf-8")
         if directory.exists():  # a directory cannot replace a full one in one step
             os.replace(directory, old)
         os.replace(new, directory)
@@ -79,11 +96,15 @@ def export(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load(directory: str | os.PathLike, *, key: jax.Array) -> Imported:
+def _described(section: dict, architecture: Architecture, task: tasks.Task | None) -> tuple[AnySpec, Naming]:
+    return (build_spec(section), architecture.naming) if task is None else (task.spec(section), tasks.naming_of(architecture, task))
+
+
+def load(directory: str | os.PathLike, *, key: jax.Array, with_task: bool = False) -> Imported:
     """Reads a BertForPreTraining, or the MaskedLM or Model class of a known family, from safetensors, whole or sharded, or pytorch_model.bin.
 
-    Heads that the checkpoint lacks are initialised from `key`; the notes say which, and what else is not as stored. FileNotFoundError or
-    ValueError name the file or weight, what was found and the fix.
+    Heads that the checkpoint lacks are initialised from `key`; the notes say which, and what else is not as stored. with_task: a fine-tuned model is read as
+    that, with its task's head; otherwise as a pretrained one. FileNotFoundError or ValueError name the file or weight, what was found and the fix.
     """
     directory = pathlib.Path(directory)
     if not (directory / CONFIG).is_file():
@@ -93,12 +114,26 @@ def load(directory: str | os.PathLike, *, key: jax.Array) -> Imported:
         config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is not JSON: {error}; fetch it again") from None
-    naming = architectures.ARCHITECTURES[architectures.family_of(config, source=source)].naming
-    tensors = _canonical(_read_weights(directory), naming)
-    section = architectures.section_from_config(config, nsp=weights.has_nsp(tensors, naming), source=source)
-    params, notes = weights.from_tensors(tensors, build_spec(section), naming, key)
+    architecture = architectures.ARCHITECTURES[architectures.family_of(config, source=source)]
+    tensors = _canonical(_read_weights(directory), architecture.naming)
+    config = architecture.completed(config, tensors)
+    section = architectures.section_from_config(config, nsp=weights.has_nsp(tensors, architecture.naming), source=source)
+    task = tasks.task_of(config, architecture, directory, dropout=section["dropout"], length=_longest(directory, section)) if with_task else None
+    if task is not None:
+        tensors = {name: array for name, array in tensors.items() if name not in tasks.class_of(architecture, task).idle}
+    params, notes = weights.from_tensors(tensors, *_described(section, architecture, task), key)
     has_tokenizer = any(all((directory / name).is_file() for name in form) for form in TOKENIZER_FORMS)
-    return Imported(section, params, directory if has_tokenizer else None, notes)
+    return Imported(section, params, directory if has_tokenizer else None, notes, task)
+
+
+def _longest(directory: pathlib.Path, section: dict) -> int:
+    """Tokens of the longest input that the tokenizer makes and the model takes."""
+    path = directory / TOKENIZER_CONFIG
+    try:
+        stated = json.loads(path.read_text(encoding="utf-8")).get("model_max_length") if path.is_file() else None
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise ValueError(f"{path} is not a JSON object: {error}; fetch it again") from None
+    return min(stated, section["max_positions"]) if type(stated) is int and stated > 0 else section["max_positions"]
 
 
 def _check_overwrite(directory: pathlib.Path) -> None:
@@ -107,7 +142,7 @@ def _check_overwrite(directory: pathlib.Path) -> None:
     if not directory.is_dir():
         raise ValueError(f"cannot export to {directory}: it is a file; choose another directory")
     found = {path.name for path in directory.iterdir()}
-    foreign = sorted(found - {WEIGHTS, CONFIG, README, *TOKENIZER_FILES})
+    foreign = sorted(found - {WEIGHTS, weights.BESIDE_FILE, CONFIG, README, *TOKENIZER_FILES, *sentence_transformers.FILES})
     if found and (foreign or not _is_export(directory)):
         what = f"it holds {', '.join(foreign[:5])}" if foreign else "it is not an earlier export of bert_jax"
         raise ValueError(f"cannot export to {directory}: {what}; choose an empty or new directory, or remove this one")
@@ -148,18 +183,19 @@ def _special_ids(tokenizer_dir: pathlib.Path, vocab_size: int) -> dict[str, int]
     return {role: tokens[token] for role, token in special.items()}
 
 
-def _fit_tokenizer_config(path: pathlib.Path, tables: EmbeddingSpec) -> None:
+def _fit_tokenizer_config(path: pathlib.Path, tables: EmbeddingSpec, length: int) -> None:
     """Tells transformers' tokenizer how long an input may be, and to make token types only if the model has a table for more than one."""
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     inputs = ["input_ids", *(["token_type_ids"] if tables.type_vocab_size > 1 else []), "attention_mask"]
     config.pop("auto_map", None)  # somebody's tokenizer may name code with it
-    config |= {"model_max_length": tables.max_positions, "model_input_names": inputs}
+    config |= {"model_max_length": length, "model_input_names": inputs}
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_weights(directory: pathlib.Path) -> dict[str, np.ndarray]:
     if (directory / WEIGHTS).is_file():
-        return _read_safetensors(directory / WEIGHTS)
+        beside = directory / weights.BESIDE_FILE
+        return (_read_safetensors(beside) if beside.is_file() else {}) | _read_safetensors(directory / WEIGHTS)
     if (directory / INDEX).is_file():
         tensors: dict[str, np.ndarray] = {}
         for file in _indexed_files(directory / INDEX):
@@ -215,6 +251,8 @@ def _canonical(tensors: dict[str, np.ndarray], naming: Naming) -> dict[str, np.n
     """Older names and the encoder-only layout -> today's names of the pretraining class; tied copies are checked and dropped."""
     for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
         tensors = {name.replace(old, new): array for name, array in tensors.items()}
+    for old, new in naming.renamed:
+        tensors = {new + name.removeprefix(old) if name.startswith(old) else name: array for name, array in tensors.items()}
     if not any(name.startswith(naming.prefix) for name in tensors):
         tensors = {f"{naming.prefix}{name}" if name.startswith(naming.inside) else name: array for name, array in tensors.items()}
     tensors.pop(f"{naming.prefix}embeddings.position_ids", None)  # a buffer of older releases: 0, 1, 2, ...

@@ -11,10 +11,16 @@ import jax
 import numpy as np
 from flax import nnx
 
-from bert_jax.interop import architectures
+from bert_jax.interop import architectures, tasks
+from bert_jax.interop.tasks import Task
+from bert_jax.model.encoder import Encoder
 from bert_jax.model.families import build_spec
 from bert_jax.model.heads import build
-from bert_jax.model.spec import AnySpec
+from bert_jax.model.pooling import pool
+from bert_jax.model.spec import TOKEN_KINDS, AnySpec, EncoderSpec, TaskSpec
+
+SCORES, TOKEN_SCORES, VECTORS = "scores", "token scores", "vectors"
+OF_ROWS = ("NSP logits", SCORES, VECTORS)  # one for each row; others have one for each token
 
 
 class VerifyError(Exception):
@@ -55,11 +61,13 @@ class VerifyReport:
         return "\n".join([*lines, f"{self.rows} rows, {self.tokens} tokens, tolerance {self.tolerance:g}"])
 
 
-def verify(directory: str | os.PathLike, params: dict, model_section: dict, texts: list[str], *, tolerance: float = 1e-4) -> VerifyReport:
+def verify(
+    directory: str | os.PathLike, params: dict, model_section: dict, texts: list[str], *, task: Task | None = None, tolerance: float = 1e-4
+) -> VerifyReport:
     """Compares the exported directory with (params, model_section) on the texts, alone and in pairs, padded, each with one token masked.
 
-    tolerance: largest absolute difference of any hidden state or logit. Raises VerifyError naming what does not load, or the first output
-    that is off.
+    task: of a fine-tuned model. tolerance: largest absolute difference of any hidden state or logit. Raises VerifyError naming what does not load, or the
+    first output that is off.
     """
     try:
         import torch
@@ -68,10 +76,10 @@ def verify(directory: str | os.PathLike, params: dict, model_section: dict, text
         raise VerifyError(f"verification needs torch and transformers ({error}): pip install 'bert-jax[torch]'") from None
     if len(texts) < 2:
         raise ValueError(f"verify got {len(texts)} texts; give at least 2, for single sentences and pairs")
-    directory, spec = pathlib.Path(directory), build_spec(model_section)
-    _check_config(directory, spec)
+    directory, spec = pathlib.Path(directory), build_spec(model_section) if task is None else task.spec(model_section)
+    _check_config(directory, spec, task)
     architecture = architectures.architecture_of(model_section)
-    model_class = getattr(transformers, architecture.model_class(spec))
+    model_class = getattr(transformers, architecture.model_class(spec) if task is None else tasks.model_class(architecture, task))
     model, loading = model_class.from_pretrained(
         directory,
         output_loading_info=True,
@@ -79,6 +87,7 @@ def verify(directory: str | os.PathLike, params: dict, model_section: dict, text
         dtype=torch.float32,
         local_files_only=True,
         ignore_mismatched_sizes=True,  # so that they are reported with the rest
+        **({"add_pooling_layer": False} if task is not None and task.kind == "embedding" and architecture.optional_pooler else {}),
     )
     problems = {kind: sorted(map(str, found)) for kind, found in loading.items() if found}
     if problems:
@@ -90,21 +99,25 @@ def verify(directory: str | os.PathLike, params: dict, model_section: dict, text
         raise VerifyError(f"the tokenizer in {directory} has {len(tokenizer)} tokens, the model {vocab_size}; export the model again")
 
     model.eval()
+    encoder = _sentence_encoder(directory) if task is not None and task.kind == "embedding" else None
     pairs = list(zip(texts, texts[1:] + texts[:1]))
     collected: dict[str, list[tuple[float, float]]] = {}
     rows = tokens = 0
     for inputs, extra in ((texts, 0), (pairs, 8)):  # two padded lengths; the second with padding in every row
         encoded = _encode(tokenizer, inputs, extra, spec)
+        architecture.as_trained(model)
         with torch.no_grad():
-            outputs = model(**{name: torch.from_numpy(array) for name, array in encoded.items()}, output_hidden_states=True)
-        heads = {name: outputs[output].numpy() for name, output in architecture.logits(spec).items()}
-        theirs = _named([state.numpy() for state in outputs.hidden_states], heads)
+            given = encoded | architecture.more_inputs(spec, encoded["input_ids"])
+            given = {name: torch.from_numpy(array) for name, array in given.items()}
+            outputs = model(**{name: tensor[:, None] if task is not None and task.kind == "choice" else tensor for name, tensor in given.items()}, output_hidden_states=True)
+            heads = _heads(architecture, spec, outputs) if encoder is None else {VECTORS: encoder(given)["sentence_embedding"].numpy()}
+        theirs = _named([state.numpy()[:, : encoded["input_ids"].shape[1]] for state in outputs.hidden_states], heads)
         ours = _named(*our_outputs(params, spec, encoded))
         real = encoded["attention_mask"].astype(bool)  # at padding, attention has nothing to attend to and the two models differ freely
         rows, tokens = rows + len(real), tokens + int(real.sum())
         for name, reference in theirs.items():
             difference, reference = np.abs(ours[name] - reference), np.abs(reference)
-            if name != "NSP logits":
+            if name not in OF_ROWS:
                 difference, reference = difference[real], reference[real]
             collected.setdefault(name, []).append((difference.max(), reference.max()))
     comparisons = tuple(Comparison(name, *(float(value) for value in np.max(found, axis=0))) for name, found in collected.items())
@@ -119,14 +132,40 @@ def verify(directory: str | os.PathLike, params: dict, model_section: dict, text
     return report
 
 
-def _check_config(directory: pathlib.Path, spec: AnySpec) -> None:
+def _heads(architecture: architectures.Architecture, spec: AnySpec, outputs) -> dict[str, np.ndarray]:
+    """What transformers' model says, under the names of `_every_logit`."""
+    if not isinstance(spec, TaskSpec):
+        return {name: outputs[output].numpy() for name, output in architecture.logits(spec).items()}
+    if spec.kind == "span":
+        return {TOKEN_SCORES: np.stack([outputs.start_logits.numpy(), outputs.end_logits.numpy()], axis=-1)}
+    return {TOKEN_SCORES if spec.kind in TOKEN_KINDS else SCORES: outputs.logits.numpy()}
+
+
+def _sentence_encoder(directory: pathlib.Path) -> Callable:
+    try:
+        import sentence_transformers
+    except ImportError as error:
+        raise VerifyError(f"verification of an encoder of sentences needs sentence-transformers ({error}): pip install sentence-transformers") from None
+    return sentence_transformers.SentenceTransformer(str(directory), device="cpu", local_files_only=True).eval()
+
+
+def _check_config(directory: pathlib.Path, spec: AnySpec, task: Task | None) -> None:
     path = directory / "config.json"
     try:
-        exported = build_spec(architectures.section_from_config(json.loads(path.read_text(encoding="utf-8")), nsp=spec.nsp, source=str(path)))
+        config = json.loads(path.read_text(encoding="utf-8"))
+        section = architectures.section_from_config(config, nsp=spec.nsp, source=str(path))
+        exported, held = build_spec(section), None
+        if task is not None:
+            held = tasks.task_of(config, architectures.architecture_of(section), directory, dropout=task.dropout, length=task.length)
+            exported = exported if held is None else held.spec(section)
     except (OSError, ValueError) as error:
         raise VerifyError(f"{directory} is not an export of this model: {error}") from None
-    if exported != spec:
-        raise VerifyError(f"{path} describes {exported}, but the model is {spec}; export the model again")
+    if exported != spec or held != task:
+        raise VerifyError(f"{path} describes {exported}{_of(held)}, but the model is {spec}{_of(task)}; export the model again")
+
+
+def _of(task: Task | None) -> str:
+    return "" if task is None else f" for {task}"
 
 
 def _encode(tokenizer, inputs: list, extra: int, spec: AnySpec) -> dict[str, np.ndarray]:
@@ -155,20 +194,30 @@ def our_outputs(params: dict, spec: AnySpec, encoded: dict[str, np.ndarray]) -> 
     batch["token_type_ids"] = np.asarray(encoded.get("token_type_ids", np.zeros_like(batch["input_ids"])), np.int32)
     batch["segment_ids"] = np.asarray(encoded["attention_mask"], np.int32)
     with jax.default_matmul_precision("highest"):  # accelerators round float32 products to fewer bits by default
-        return jax.device_get(_forward(spec)(params, batch))
+        states = _hidden_states(spec.encoder)(params["encoder"], batch)
+        return jax.device_get((states, _every_logit(spec)(params, states[-1], batch["segment_ids"])))
 
 
 @functools.lru_cache
-def _forward(spec: AnySpec) -> Callable:
+def _hidden_states(spec: EncoderSpec) -> Callable:
+    graphdef = nnx.split(nnx.eval_shape(lambda: Encoder(spec, rngs=nnx.Rngs(params=0))))[0]
+    return jax.jit(lambda params, batch: nnx.merge(graphdef, params).hidden_states(batch))
+
+
+@functools.lru_cache
+def _every_logit(spec: AnySpec) -> Callable:
     graphdef = nnx.split(nnx.eval_shape(lambda: build(spec, rngs=nnx.Rngs(params=0))))[0]
 
-    def outputs(params: dict, batch: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def logits(params: dict, hidden: jax.Array, segment_ids: jax.Array) -> dict[str, jax.Array]:
         model = nnx.merge(graphdef, params)
-        states = model.encoder.hidden_states(batch)
-        heads = model.every_logit(states[-1])
-        return states, heads | {name: heads[name][..., : spec.encoder.embedding.vocab_size] for name in heads.keys() & {"MLM logits"}}
+        if isinstance(spec, TaskSpec):
+            if spec.kind == "embedding":
+                return {VECTORS: pool(hidden, segment_ids, spec.pooling)}
+            return {TOKEN_SCORES if spec.kind in TOKEN_KINDS else SCORES: model.scores(hidden, segment_ids)}
+        heads = model.every_logit(hidden)
+        return heads | {name: heads[name][..., : spec.encoder.embedding.vocab_size] for name in heads.keys() & {"MLM logits"}}
 
-    return jax.jit(outputs)
+    return jax.jit(logits)
 
 
 def _named(states: list[np.ndarray] | np.ndarray, heads: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -5,23 +5,28 @@ as checkpoints hold them. A row is (path of ours, name there, kind); rows whose 
 """
 
 import dataclasses
+import functools
 import math
 import re
+from types import MappingProxyType
 
 import jax
 import numpy as np
 from flax import nnx, traverse_util
 
+from bert_jax.model.depth import holders
 from bert_jax.model.heads import build
-from bert_jax.model.spec import AnySpec
+from bert_jax.model.spec import AnySpec, TaskSpec
 
 # Kinds, by what a checkpoint stores. Ours is [inputs..., outputs...] with the attention heads as axes of their own.
 #   flat        one axis                                   vocabulary  without our padding rows
 #   table       as ours                                    kernel      a matrix; one input axis of ours
 #   from_heads  a matrix; two input axes of ours           classifier  a matrix; one input axis of ours, [outputs, inputs] in TensorFlow too
-INPUT_AXES = {"kernel": 1, "from_heads": 2, "classifier": 1}
+#   by_head     a matrix of several, head by head          convolution [taps, inputs, outputs] backwards
+INPUT_AXES = {"kernel": 1, "from_heads": 2, "classifier": 1, "by_head": 1}
 TORCH = ("kernel", "from_heads", "classifier")
 Row = tuple[str, str, str]
+BESIDE_FILE = "extra_weights.safetensors"  # of parts that no class of transformers has, beside its own weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Naming:
     ours, (query|key|value) stands for several parameters that lie there in one matrix, their outputs one after another. prefix, inside: that
     of the encoder's weights, and the beginnings of names from which the classes without a head leave it out. needed: a weight left over under
     these names would change what the model computes, so it is refused; left over elsewhere, it is only noted. tied: a repeated weight -> the one
-    that it is tied to. outputs_first: the kinds that are stored [outputs, inputs].
+    that it is tied to. outputs_first: the kinds that are stored [outputs, inputs]. renamed: beginnings of older names -> today's. beside: parts of our models
+    that no class of transformers has; their weights are in a file of their own.
     """
 
     rows: tuple[Row, ...]
@@ -43,6 +49,8 @@ class Naming:
     needed: tuple[str, ...]
     tied: dict[str, str]
     outputs_first: tuple[str, ...]
+    renamed: tuple[tuple[str, str], ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def under(ours: str, theirs: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
@@ -71,7 +79,11 @@ class Weight:
         array = array.astype(np.float32)
         if self.kind == "vocabulary":
             return [np.pad(array, [(0, self.shape[0] - array.shape[0])] + [(0, 0)] * (array.ndim - 1))]
-        parts = np.split(array.T if self.outputs_first else array, len(self.paths), axis=-1)
+        array = array.T if self.outputs_first else array
+        if self.kind == "by_head":
+            array = array.reshape(*self.shape[:2], len(self.paths), -1).swapaxes(1, 2)
+            return [np.ascontiguousarray(array[:, part]) for part in range(len(self.paths))]
+        parts = np.split(array, len(self.paths), axis=-1)
         return [part.reshape(self.shape) for part in parts]
 
     def to_stored(self, arrays: list[np.ndarray]) -> np.ndarray:
@@ -80,16 +92,25 @@ class Weight:
             return np.ascontiguousarray(arrays[0][: self.stored_shape[0]], np.float32)
         if self.kind in INPUT_AXES:
             inputs = math.prod(self.shape[: INPUT_AXES[self.kind]])
+            if self.kind == "by_head":
+                arrays = [np.stack(arrays, axis=2)]
             arrays = [array.reshape(inputs, -1) for array in arrays]
         array = np.concatenate(arrays, axis=-1)
         array = array.T if self.outputs_first else array.reshape(self.stored_shape)
         return np.ascontiguousarray(array, np.float32)
 
 
+@functools.lru_cache
+def shapes(spec: AnySpec) -> MappingProxyType[str, tuple[int, ...]]:
+    """Of all parameters, by their paths."""
+    model = nnx.eval_shape(lambda: build(spec, rngs=nnx.Rngs(params=0)))
+    flat = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.split(model)[1]), sep=".")
+    return MappingProxyType({path: leaf.shape for path, leaf in flat.items()})
+
+
 def weights(spec: AnySpec, naming: Naming) -> list[Weight]:
     """The table for one model and one sort of checkpoint."""
-    model = nnx.eval_shape(lambda: build(spec, rngs=nnx.Rngs(params=0)))
-    ours = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(nnx.to_pure_dict(nnx.split(model)[1]), sep=".").items()}
+    ours = dict(shapes(spec))
     table = [_weight(path, (name,), kind, ours, spec, naming, stacked=False) for path, name, kind in naming.rows]
     for prefix, layers, stacked in holders(spec):
         for path, name, kind in naming.layer_rows:
@@ -98,18 +119,6 @@ def weights(spec: AnySpec, naming: Naming) -> list[Weight]:
     if ours:
         raise ValueError(f"no row names the parameters {_listed(list(ours))}; add them to the family's file in bert_jax/interop/architectures")
     return [weight for weight in table if weight is not None]
-
-
-def holders(spec: AnySpec) -> list[tuple[str, tuple[int, ...], bool]]:
-    """(prefix of paths, numbers of the layers, whether they are stacked) of every place that holds layers."""
-    encoder = spec.encoder
-    first, period, prefix = encoder.first_layers, len(encoder.kinds), "encoder.layers."
-    apart = [(f"encoder.first.{layer}.", (layer,), False) for layer in range(first)]
-    if encoder.layer_groups:
-        return [(prefix, tuple(range(encoder.layer_groups)), True)]
-    if period == 1:
-        return [*apart, (prefix, tuple(range(first, encoder.num_layers)), True)]
-    return apart + [(f"{prefix}blocks.{index}.", tuple(range(first + index, encoder.num_layers, period)), True) for index in range(period)]
 
 
 def _weight(path: str, names: tuple[str, ...], kind: str, ours: dict, spec: AnySpec, naming: Naming, *, stacked: bool) -> Weight | None:
@@ -128,6 +137,8 @@ def _weight(path: str, names: tuple[str, ...], kind: str, ours: dict, spec: AnyS
     elif kind in INPUT_AXES:
         stored = (math.prod(shape[: INPUT_AXES[kind]]), len(paths) * math.prod(shape[INPUT_AXES[kind] :]))
         stored = stored[::-1] if outputs_first else stored
+    elif kind == "convolution":
+        stored = shape[::-1]
     return Weight(paths, names, kind, shape, stored, outputs_first, stacked)
 
 
@@ -144,6 +155,11 @@ def to_tensors(params: dict, spec: AnySpec, naming: Naming) -> dict[str, np.ndar
     return tensors
 
 
+def names_beside(spec: AnySpec, naming: Naming) -> set[str]:
+    """The names that belong into the file beside the class's own."""
+    return {name for weight in weights(spec, naming) if weight.part in naming.beside for name in weight.names} if naming.beside else set()
+
+
 def has_nsp(tensors: dict[str, np.ndarray], naming: Naming) -> bool:
     """Whether a checkpoint becomes a model with pooler and pair head: it has the head, or it is an encoder with a pooler and no MLM head."""
     held = {path.split(".")[0] for path, name, _ in naming.rows if name in tensors}
@@ -153,7 +169,7 @@ def has_nsp(tensors: dict[str, np.ndarray], naming: Naming) -> bool:
 def from_tensors(tensors: dict[str, np.ndarray], spec: AnySpec, naming: Naming, key: jax.Array) -> tuple[dict, list[str]]:
     """A checkpoint's arrays -> (parameters as float32 numpy arrays, notes for the reader).
 
-    A head that is wholly absent is initialised from `key` and noted. ValueError names what is missing from the encoder or from a head, what
+    A pretraining head that is wholly absent is initialised from `key` and noted. ValueError names what is missing from the encoder or from a head, what
     has the wrong shape or dtype, and what is left over in the encoder.
     """
     flat: dict[str, np.ndarray] = {}
@@ -173,7 +189,7 @@ def from_tensors(tensors: dict[str, np.ndarray], spec: AnySpec, naming: Naming, 
         for path, arrays in zip(weight.paths, zip(*layers)):
             flat[path] = np.stack(arrays) if weight.stacked else arrays[0]
     for part, names in absent.items():
-        if part == "encoder" or part in found:
+        if part == "encoder" or part in found or isinstance(spec, TaskSpec):
             raise ValueError(
                 f"the checkpoint lacks {len(names)} weights of the {part}: {_listed(names)}. It is damaged, or its config does not "
                 "describe it; fetch it again, or correct the config (num_hidden_layers)"

@@ -1,9 +1,11 @@
-"""Bidirectional self-attention within segments (Vaswani et al. 2017, section 3.2)."""
+"""Bidirectional self-attention within segments (Vaswani et al. 2017, section 3.2): of all keys, whole or in parts, and of those near a query."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -15,55 +17,160 @@ from bert_jax.model.spec import AttentionSpec, Compute, EncoderSpec
 
 MASKED = kernels.MASKED
 ATTENDED = "attended"  # the result of attention, for rematerialisation
+LONGEST_WHOLE = kernels.LONGEST  # above which the scores of all queries never stand in memory together
+QUERIES_AT_ONCE = 256
 
 
 class Context(NamedTuple):
-    """What the attention of every layer knows of the batch besides the layer's input. segment_ids: int32 [b, l]."""
+    """What the attention of every layer knows besides the layer's input. segment_ids: int32 [b, l]. global_tokens: int32 [b, l], 1 where a token is marked
+    as global; None: the batch marks none. layer: its number, which some attention's pattern depends on. relative [2 l + 1, d]: rows for the distances l, ..., -l,
+    where attention is disentangled. memory [b, l, d]: what keys and values are made of; None: the layer's input."""
 
     segment_ids: jax.Array
+    global_tokens: jax.Array | None = None
+    layer: jax.Array | int = 0
+    relative: jax.Array | None = None
+    memory: jax.Array | None = None
 
 
-def segment_mask(segment_ids: jax.Array) -> jax.Array:
-    """[b, l] segment ids (0 is padding) -> bool [b, 1, q, k]: may q attend to k."""
-    queries, keys = segment_ids[:, None, :, None], segment_ids[:, None, None, :]
+class Global(NamedTuple):
+    """Keys that the window of every query has besides the near ones. key, value [b, g, h, c]. segment_ids [b, g]: theirs, 0 in a slot without a key.
+    near_segment_ids [b, l]: of all keys as near ones, 0 for the global ones, which are not seen twice."""
+
+    key: jax.Array
+    value: jax.Array
+    segment_ids: jax.Array
+    near_segment_ids: jax.Array
+
+
+def segment_mask(of_queries: jax.Array, of_keys: jax.Array | None = None) -> jax.Array:
+    """[..., q] and [..., k] segment ids (0 is padding; one array where they are the same) -> bool [..., 1, q, k]: may q attend to k."""
+    of_keys = of_queries if of_keys is None else of_keys
+    queries, keys = of_queries[..., None, :, None], of_keys[..., None, None, :]
     return (queries == keys) & (keys > 0)
 
 
 def attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array, rate: float, dropout_key: jax.Array | None, bias: jax.Array | None = None
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array,
+    rate: float,
+    dropout_key: jax.Array | None,
+    bias: jax.Array | None = None,
+    first: jax.Array | None = None,
 ) -> jax.Array:
-    """query, key, value [..., l, h, c], mask [..., 1, q, k], bias [h, q, k] -> [..., l, h, c]. Scores and softmax in float32."""
+    """query [..., q, h, c], key, value [..., k, h, c], mask [..., 1 or h, q, k], bias [h, q, k] -> [..., q, h, c]. Scores and softmax in float32.
+
+    first: the first query's place among all that have these keys, where they are taken in parts; so each has the dropout that it has in the whole."""
     query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
     scores = jnp.einsum("...qhc,...khc->...hqk", query, key, preferred_element_type=jnp.float32)
     scores = scores if bias is None else scores + bias
     probabilities = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(value.dtype)
-    probabilities = dropout(probabilities, rate, dropout_key, seeded=2)
+    start = None if first is None else first.astype(jnp.uint32) * key.shape[-3]
+    probabilities = dropout(probabilities, rate, dropout_key, seeded=2, start=start)
     return jnp.einsum("...hqk,...khc->...qhc", probabilities, value)
 
 
-def attend_in_window(
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def attend_in_parts(
     query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array, kind: AttentionSpec, dropout_key: jax.Array | None
 ) -> jax.Array:
-    """As `attend`, each query seeing keys at most kind.window / 2 away: in blocks of that size, each with its neighbours, so that memory is
-    linear in the length (Beltagy et al. 2020, section 3.1). query, key, value [b, l, h, c], segment_ids [b, l] -> [b, l, h, c]."""
-    reach = kind.window // 2
-    rows, length = segment_ids.shape
-    blocks = -(-length // reach)
+    """`attend` to all keys, some queries after others, whose scores are computed anew for the gradients: memory is linear in the length. query, key, value
+    [b, l, h, c], segment_ids [b, l] -> [b, l, h, c]."""
+    attended = jax.lax.map(lambda part: _attend_part(kind, key, value, segment_ids, dropout_key, *part), _parts(query, segment_ids))
+    return _joined(attended, query.shape[1])
 
-    def cut(x: jax.Array) -> jax.Array:
-        padded = jnp.pad(x, [(0, 0), (0, blocks * reach - length)] + [(0, 0)] * (x.ndim - 2))
-        return padded.reshape(rows, blocks, reach, *x.shape[2:])
 
-    def with_neighbours(x: jax.Array) -> jax.Array:
-        x = jnp.pad(cut(x), [(0, 0), (1, 1)] + [(0, 0)] * (x.ndim - 1))
-        return jnp.concatenate([x[:, :-2], x[:, 1:-1], x[:, 2:]], axis=2)
+def _attend_part(kind, key, value, segment_ids, dropout_key, first, of_queries, queries):
+    """Of the queries [b, q, h, c] from the place `first` on, with the segments [b, q]."""
+    distance = jnp.abs(first + jnp.arange(queries.shape[1])[:, None] - jnp.arange(key.shape[1])[None, :])
+    mask = segment_mask(of_queries, segment_ids)
+    mask = mask if kind.window is None else mask & (distance <= kind.window // 2)
+    bias = -alibi_slopes(kind.num_heads)[:, None, None] * distance if kind.alibi else None
+    return attend(queries, key, value, mask, kind.dropout, dropout_key, bias, first)
 
-    segments, near_segments = cut(segment_ids)[:, :, None, :, None], with_neighbours(segment_ids)[:, :, None, None, :]
-    distance = jnp.arange(3 * reach)[None, :] - reach - jnp.arange(reach)[:, None]
-    mask = (segments == near_segments) & (near_segments > 0) & (jnp.abs(distance) <= reach)
+
+def _parts(x: jax.Array, segment_ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of x [b, l, ...]: (the places where the parts begin [n], their segments [n, b, q], the parts themselves [n, b, q, ...])."""
+    of_parts, parts = (jnp.moveaxis(cut(one, QUERIES_AT_ONCE), 1, 0) for one in (segment_ids, x))
+    return jnp.arange(parts.shape[0]) * QUERIES_AT_ONCE, of_parts, parts
+
+
+def _joined(parts: jax.Array, length: int) -> jax.Array:
+    """[n, b, q, ...] -> [b, l, ...]."""
+    parts = jnp.moveaxis(parts, 0, 1)
+    return parts.reshape(parts.shape[0], -1, *parts.shape[3:])[:, :length]
+
+
+def _attend_in_parts_forward(query, key, value, segment_ids, kind, dropout_key):
+    return attend_in_parts(query, key, value, segment_ids, kind, dropout_key), (query, key, value, segment_ids, dropout_key)
+
+
+def _attend_in_parts_backward(kind, kept, gradient):
+    query, key, value, segment_ids, dropout_key = kept
+
+    def back(sums, part):
+        (first, of_queries, queries), own = part
+        _, pull = jax.vjp(lambda queries, key, value: _attend_part(kind, key, value, segment_ids, dropout_key, first, of_queries, queries), queries, key, value)
+        of_query, *of_keys = pull(own)
+        return jax.tree.map(jnp.add, sums, [one.astype(jnp.float32) for one in of_keys]), of_query
+
+    zeros = [jnp.zeros(one.shape, jnp.float32) for one in (key, value)]
+    (of_key, of_value), of_query = jax.lax.scan(back, zeros, (_parts(query, segment_ids), _parts(gradient, segment_ids)[2]))
+    none = [None if one is None else np.zeros(one.shape, jax.dtypes.float0) for one in (segment_ids, dropout_key)]
+    return _joined(of_query, query.shape[1]), of_key.astype(key.dtype), of_value.astype(value.dtype), *none
+
+
+attend_in_parts.defvjp(_attend_in_parts_forward, _attend_in_parts_backward)
+
+
+def cut(x: jax.Array, size: int) -> jax.Array:
+    """[b, l, ...] -> [b, n, size, ...], the last block filled up with zeros."""
+    padded = jnp.pad(x, [(0, 0), (0, -x.shape[1] % size)] + [(0, 0)] * (x.ndim - 2))
+    return padded.reshape(x.shape[0], -1, size, *x.shape[2:])
+
+
+def with_neighbours(x: jax.Array) -> jax.Array:
+    """Blocks [b, n, s, ...] -> [b, n, 3 s, ...]: each between the one before and the one after it, which are zeros at the ends."""
+    x = jnp.pad(x, [(0, 0), (1, 1)] + [(0, 0)] * (x.ndim - 2))
+    return jnp.concatenate([x[:, :-2], x[:, 1:-1], x[:, 2:]], axis=2)
+
+
+def attend_in_window(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array,
+    kind: AttentionSpec,
+    dropout_key: jax.Array | None,
+    far: Global | None = None,
+) -> jax.Array:
+    """As `attend`, each query seeing keys at most kind.window / 2 away, and those in `far`: in blocks of that size, each with its neighbours, so that memory
+    is linear in the length (Beltagy et al. 2020, section 3.1). query, key, value [b, l, h, c], segment_ids [b, l] -> [b, l, h, c]."""
+    reach, length = kind.window // 2, query.shape[1]
+    size = min(reach, length)
+    queries, of_queries = cut(query, size), cut(segment_ids, size)
+    keys, values, of_keys = (with_neighbours(cut(x, size)) for x in (key, value, segment_ids if far is None else far.near_segment_ids))
+    distance = jnp.arange(3 * size)[None, :] - size - jnp.arange(size)[:, None]
+    mask = segment_mask(of_queries, of_keys) & (jnp.abs(distance) <= reach)
     bias = -alibi_slopes(kind.num_heads)[:, None, None] * jnp.abs(distance) if kind.alibi else None
-    attended = attend(cut(query), with_neighbours(key), with_neighbours(value), mask, kind.dropout, dropout_key, bias)
-    return attended.reshape(rows, blocks * reach, *query.shape[2:])[:, :length]
+    if far is not None:
+        blocks = queries.shape[1]
+        keys, values = (join_far(one, other, blocks) for one, other in ((keys, far.key), (values, far.value)))
+        mask = jnp.concatenate([mask, segment_mask(of_queries, far.segment_ids[:, None])], axis=-1)
+    attended = attend(queries, keys, values, mask, kind.dropout, dropout_key, bias)
+    return attended.reshape(query.shape[0], -1, *query.shape[2:])[:, :length]
+
+
+def join_far(near: jax.Array, far: jax.Array, blocks: int) -> jax.Array:
+    """Keys of each block [b, n, k, h, c] and those of all blocks [b, g, h, c] -> [b, n, k + g, h, c]."""
+    return jnp.concatenate([near, jnp.broadcast_to(far[:, None], (far.shape[0], blocks, *far.shape[1:]))], axis=2)
+
+
+def in_heads(project: Project, x: jax.Array, kind: AttentionSpec) -> jax.Array:
+    """x [b, l, d] -> [b, l, h, c]."""
+    return project(x).reshape(*x.shape[:2], kind.num_heads, kind.head_dim)
 
 
 class SelfAttention(nnx.Module):
@@ -75,7 +182,7 @@ class SelfAttention(nnx.Module):
         outward = {"heads": heads, "head_dim": size, "embed": spec.hidden_size}
         std = spec.initializer_range
         self.query = Project("bld,de->ble", inward, 1, std=std, bias=bias, rngs=rngs)
-        self.key = Project("bld,de->ble", inward, 1, std=std, bias=bias, rngs=rngs)
+        self.key = Project("bld,de->ble", inward, 1, std=std, bias=bias and spec.attention.key_bias, rngs=rngs)
         self.value = Project("bld,de->ble", inward, 1, std=std, bias=bias, rngs=rngs)
         self.output = Project("ble,ed->bld", outward, 2, std=std, bias=bias, rngs=rngs)
 
@@ -83,12 +190,15 @@ class SelfAttention(nnx.Module):
         self, x: jax.Array, kind: AttentionSpec, context: Context, dropout_key: jax.Array | None, compute: Compute
     ) -> jax.Array:
         """x [b, l, d] -> [b, l, d]."""
-        heads = (*x.shape[:2], kind.num_heads, kind.head_dim)
-        query, key, value = (project(x).reshape(heads) for project in (self.query, self.key, self.value))
+        attended = self.attended(x, kind, context, dropout_key, compute)
+        return self.output(checkpoint_name(attended.reshape(*x.shape[:2], -1), ATTENDED))
+
+    def attended(self, x, kind, context, dropout_key, compute):
+        """x [b, l, d] -> [b, l, h, c], what the heads found."""
+        query, key, value = (in_heads(project, x, kind) for project in (self.query, self.key, self.value))
         if kind.rope is not None:
             query, key = rotate(query, kind.rope), rotate(key, kind.rope)
-        attended = self.attend(query, key, value, kind, context, dropout_key, compute)
-        return self.output(checkpoint_name(attended.reshape(*x.shape[:2], -1), ATTENDED))
+        return self.attend(query, key, value, kind, context, dropout_key, compute)
 
     def attend(self, query, key, value, kind, context, dropout_key, compute):
         """query, key, value [b, l, h, c] -> [b, l, h, c], by the means that fit kind, length and device."""
@@ -97,6 +207,8 @@ class SelfAttention(nnx.Module):
             return kernels.attend_in_kernel(query, key, value, segment_ids, kind, dropout_key)
         if kind.window is not None and length > kind.window:
             return attend_in_window(query, key, value, segment_ids, kind, dropout_key)
+        if length > LONGEST_WHOLE:
+            return attend_in_parts(query, key, value, segment_ids, kind, dropout_key)
         mask = segment_mask(segment_ids)
         if kind.window is not None:
             place = jnp.arange(length)

@@ -4,12 +4,16 @@ import jax
 from flax import nnx
 
 from bert_jax.model.attention import Context, SelfAttention
+from bert_jax.model.disentangled import DisentangledSelfAttention
 from bert_jax.model.dropout import dropout
 from bert_jax.model.layers import ACTIVATION_FUNCTIONS, Norm, Project
+from bert_jax.model.long_attention import BlockSparseAttention, GlobalTokensAttention
+from bert_jax.model.long_spec import BlockSparseSpec, GlobalTokensSpec
 from bert_jax.model.spec import AttentionSpec, Compute, EncoderSpec
 from bert_jax.sharding import constrain
 
 ACTIVATIONS_AXES = ("batch", "length", "hidden")
+ATTENTIONS = {AttentionSpec: SelfAttention, GlobalTokensSpec: GlobalTokensAttention, BlockSparseSpec: BlockSparseAttention}
 
 
 class Mlp(nnx.Module):
@@ -33,7 +37,7 @@ class Block(nnx.Module):
     def __init__(self, spec: EncoderSpec, *, attention_norm: bool = True, rngs: nnx.Rngs):
         self.rate = spec.dropout
         self.pre_norm = spec.pre_norm
-        self.attention = SelfAttention(spec, rngs=rngs)
+        self.attention = (DisentangledSelfAttention if spec.attention.disentangled else ATTENTIONS[type(spec.attention)])(spec, rngs=rngs)
         self.attention_norm = Norm(spec.hidden_size, spec.norm) if attention_norm else None
         self.mlp = Mlp(spec, rngs=rngs)
         self.mlp_norm = Norm(spec.hidden_size, spec.norm)

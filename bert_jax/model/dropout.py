@@ -42,9 +42,10 @@ def threshold_of(rate: float) -> int:
     return round(rate * 65536)
 
 
-def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float, seeded: int = 1) -> jax.Array:
-    """bool of `shape`; seeded: as in `counted`."""
-    return keeps(*counted(key, shape, seeded), threshold_of(rate))
+def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float, seeded: int = 1, start: Bits | None = None) -> jax.Array:
+    """bool of `shape`; seeded: as in `counted`. start: of the counter; None: 0."""
+    seed, counter = counted(key, shape, seeded)
+    return keeps(seed, counter if start is None else counter + start, threshold_of(rate))
 
 
 def uniform(key: jax.Array, shape: tuple[int, ...], seeded: int = 1) -> jax.Array:
@@ -66,23 +67,24 @@ def counted(key: jax.Array, shape: tuple[int, ...], seeded: int) -> tuple[Bits, 
     return seed, counter
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None, seeded: int = 1) -> jax.Array:
-    """Zeroes elements with probability `rate` (in steps of 1/65536) and rescales; key=None means evaluation. seeded: as in `keep_mask`."""
-    return x if key is None or rate == 0.0 else _dropout(x, key, rate, seeded)
+def dropout(x: jax.Array, rate: float, key: jax.Array | None, seeded: int = 1, start: Bits | None = None) -> jax.Array:
+    """Zeroes elements with probability `rate` (in steps of 1/65536) and rescales; key=None means evaluation. seeded, start: as in `keep_mask`."""
+    return x if key is None or rate == 0.0 else _dropout(x, key, start, rate, seeded)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _dropout(x: jax.Array, key: jax.Array, rate: float, seeded: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _dropout(x: jax.Array, key: jax.Array, start: Bits | None, rate: float, seeded: int) -> jax.Array:
     scale = 1.0 / (1.0 - threshold_of(rate) / 65536)
-    return jnp.where(keep_mask(key, x.shape, rate, seeded), x * jnp.asarray(scale, x.dtype), jnp.zeros_like(x))
+    return jnp.where(keep_mask(key, x.shape, rate, seeded, start), x * jnp.asarray(scale, x.dtype), jnp.zeros_like(x))
 
 
-def _forward(x, key, rate, seeded):
-    return _dropout(x, key, rate, seeded), key
+def _forward(x, key, start, rate, seeded):
+    return _dropout(x, key, start, rate, seeded), (key, start)
 
 
-def _backward(rate, seeded, key, gradient):
-    return _dropout(gradient, key, rate, seeded), np.zeros(key.shape, jax.dtypes.float0)
+def _backward(rate, seeded, kept, gradient):
+    key, start = kept
+    return _dropout(gradient, key, start, rate, seeded), *(None if bits is None else np.zeros(bits.shape, jax.dtypes.float0) for bits in kept)
 
 
 _dropout.defvjp(_forward, _backward)

@@ -1,13 +1,18 @@
 """The encoder: embeddings and a scanned stack of blocks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.model.attention import ATTENDED, Context
 from bert_jax.model.block import ACTIVATIONS_AXES, Block
-from bert_jax.model.embed import InputEmbedding
-from bert_jax.model.layers import Norm, scan_layers, stack_layers
+from bert_jax.model.convolution import Convolution
+from bert_jax.model.disentangled import RelativePositions
+from bert_jax.model.embed import InputEmbedding, Tables
+from bert_jax.model.layers import Norm, part_last, scan_layers, stack_layers
+from bert_jax.model.mask_decoder import MaskDecoder
 from bert_jax.model.spec import Compute, EncoderSpec
 from bert_jax.sharding import constrain
 
@@ -44,50 +49,75 @@ class Encoder(nnx.Module):
             self.layers = stack_layers(lambda rngs: make(spec, rngs=rngs), spec.layer_groups or self.repeats, rngs=rngs)
         if spec.pre_norm:
             self.final_norm = Norm(spec.hidden_size, spec.norm)
+        self.convolution = Convolution(spec, rngs=rngs) if spec.convolution else None
+        self.relative = RelativePositions(spec, rngs=rngs) if spec.attention.disentangled else None
 
     def __call__(
-        self, batch: dict[str, jax.Array], *, key: jax.Array | None = None, compute: Compute = Compute(), tables: InputEmbedding | None = None
+        self,
+        batch: dict[str, jax.Array],
+        *,
+        key: jax.Array | None = None,
+        compute: Compute = Compute(),
+        tables: Tables | None = None,
+        decoder: MaskDecoder | None = None,
     ) -> jax.Array:
-        """The encoder's output [b, l, d]. Reads input_ids, token_type_ids, segment_ids and, if there, position_ids. key=None: no dropout. tables: of an
-        encoder that has none of its own."""
-        return self._run(batch, key, compute, tables, collect=False)[0]
+        """The encoder's output [b, l, d]. Reads input_ids, token_type_ids, segment_ids and, if there, position_ids and global_tokens. key=None: no dropout.
+        tables: of an encoder that has none of its own, or not them alone. decoder: the result is what it makes of the last layer."""
+        return self._run(batch, key, compute, tables, decoder, collect=False)[0]
 
     def hidden_states(self, batch: dict[str, jax.Array], *, compute: Compute = Compute()) -> jax.Array:
         """The embeddings' output and every layer's, [num_layers + 1, b, l, d], without dropout. The last is the encoder's output: of a pre-norm
         encoder, normalised."""
-        last, states = self._run(batch, None, compute, None, collect=True)
+        last, states = self._run(batch, None, compute, None, None, collect=True)
         return jnp.concatenate([states[:-1], last[None]])
 
-    def _run(self, batch, key, compute, tables, collect):
-        spec, context = self.spec, Context(batch["segment_ids"])
+    def _run(self, batch, key, compute, tables, decoder, collect):
+        spec, context = self.spec, Context(batch["segment_ids"], global_tokens=batch.get("global_tokens"))
         first, kinds = spec.first_layers, spec.kinds
-        embed_key, first_keys, layer_keys = None, [None] * first, None
+        repeats, uses_of_last = (self.repeats, 0) if decoder is None else (self.repeats - 1, decoder.USES)
+        scanned = first + repeats * len(kinds)
+        embed_key, first_keys, layer_keys, last_keys = None, [None] * first, None, [None] * uses_of_last
         if key is not None:  # all keys of the model in one split: each derivation costs compile time
-            keys = jax.random.split(key, 1 + spec.num_layers * Block.KEYS)
-            embed_key, block_keys = keys[0], keys[1:].reshape(spec.num_layers, Block.KEYS)
-            first_keys, layer_keys = block_keys[:first], block_keys[first:].reshape(self.repeats, len(kinds), Block.KEYS)
+            keys = jax.random.split(key, 1 + (scanned + uses_of_last) * Block.KEYS)
+            embed_key, block_keys = keys[0], keys[1:].reshape(-1, Block.KEYS)
+            first_keys, last_keys = block_keys[:first], block_keys[scanned:]
+            layer_keys = block_keys[first:scanned].reshape(repeats, len(kinds), Block.KEYS)
         wrap = REMAT_WRAPPERS[compute.remat]
 
         x = self.embed(batch["input_ids"], batch["token_type_ids"], batch.get("position_ids"), embed_key, jnp.dtype(compute.dtype), tables)
         x = constrain(x, ACTIVATIONS_AXES)
+        if self.relative is not None:
+            context = context._replace(relative=self.relative(x.shape[1], x.dtype))
         states = [x]
         for index in range(first):
             graphdef, parameters = nnx.split(self.first[str(index)])
-            run = wrap(lambda parameters, x, keys, graphdef=graphdef, kind=kinds[index % len(kinds)]: nnx.merge(graphdef, parameters)(x, kind, context, keys, compute))
+            kind, here = kinds[index % len(kinds)], context._replace(layer=index)
+            run = wrap(lambda parameters, x, keys, graphdef=graphdef, kind=kind, here=here: nnx.merge(graphdef, parameters)(x, kind, here, keys, compute))
             x = run(parameters, x, first_keys[index])
+            if index == 0 and self.convolution is not None:
+                x = self.convolution(states[0], x, context.segment_ids, None if key is None else jax.random.fold_in(embed_key, 1))
             states.append(x)
 
-        def body(part: Block | Period, x: jax.Array, keys: jax.Array | None):
-            passed = []
+        def body(part: Block | Period, x: jax.Array, own: tuple[jax.Array, jax.Array | None]):
+            (numbers, keys), passed = own, []
             for index, block in enumerate([part] if len(kinds) == 1 else [part.blocks[str(index)] for index in range(len(kinds))]):
-                x = block(x, kinds[(first + index) % len(kinds)], context, None if keys is None else keys[index], compute)
+                x = block(x, kinds[(first + index) % len(kinds)], context._replace(layer=numbers[index]), None if keys is None else keys[index], compute)
                 passed.append(x)
             return x, jnp.stack(passed) if collect else None
 
         if self.repeats:
             uses = 1 if spec.layer_groups is None else spec.num_layers // spec.layer_groups
-            x, passed = scan_layers(self.layers, body, x, layer_keys, uses=uses, wrap=wrap, unroll=compute.unroll)
+            layers, last = (self.layers, None) if decoder is None else part_last(self.layers)
+            numbers = jnp.arange(first, scanned).reshape(repeats, len(kinds))
+            x, passed = scan_layers(layers, body, x, (numbers, layer_keys), uses=uses, wrap=wrap, unroll=compute.unroll)
             states += [passed.reshape(-1, *x.shape)] if collect else []
+        if decoder is not None:
+            graphdef, parameters = nnx.split(last)
+
+            def run_last(parameters, queries, memory, keys):
+                return nnx.merge(graphdef, parameters)(queries, kinds[0], context._replace(layer=scanned, memory=memory), keys, compute)
+
+            x = decoder(functools.partial(wrap(run_last), parameters), x, batch.get("position_ids"), last_keys)
         if not collect:
             return (self.final_norm(x) if spec.pre_norm else x), None
         states = jnp.concatenate([state.reshape(-1, *x.shape) for state in states])

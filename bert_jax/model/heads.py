@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.model.attention import MASKED
-from bert_jax.model.embed import InputEmbedding
+from bert_jax.model.embed import AddedTables, InputEmbedding
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.layers import ACTIVATION_FUNCTIONS, Norm, Project
+from bert_jax.model.mask_decoder import MaskDecoder
 from bert_jax.model.spec import AnySpec, Compute, DetectionSpec, ModelSpec, TaskSpec
 from bert_jax.model.task_heads import TaskModel
 
@@ -47,8 +48,10 @@ class PretrainingModel(nnx.Module):
         self.nsp = spec.nsp
         self.encoder = Encoder(spec.encoder, rngs=rngs)
         self.mlm_head = MlmHead(spec, rngs=rngs)
-        if spec.nsp:
+        self.mask_decoder = MaskDecoder(spec.encoder, rngs=rngs) if spec.mask_decoder else None
+        if spec.nsp or spec.pooler:
             self.pooler = Project("bd,de->be", {"embed": hidden, "hidden": hidden}, 1, std=std, rngs=rngs)
+        if spec.nsp:
             self.nsp_head = Project("bd,de->be", {"embed": hidden, "classes": 2}, 1, std=std, rngs=rngs)
 
     def mlm_logits(self, hidden: jax.Array, positions: jax.Array, tables: InputEmbedding | None = None) -> jax.Array:
@@ -70,7 +73,7 @@ class PretrainingModel(nnx.Module):
     ) -> dict[str, jax.Array]:
         """{"mlm": float32 [b, p, v], "nsp": float32 [b, 2] if the model has it}; reads the batch contract's input fields and mlm_positions. tables: of an
         encoder that has none of its own."""
-        hidden = self.encoder(batch, key=key, compute=compute, tables=tables)
+        hidden = self.encoder(batch, key=key, compute=compute, tables=tables, decoder=self.mask_decoder)
         logits = {"mlm": self.mlm_logits(hidden, batch["mlm_positions"], tables)}
         return logits | {"nsp": self.nsp_logits(hidden)} if self.nsp else logits
 
@@ -90,9 +93,11 @@ class DetectionHead(nnx.Module):
 
 
 class DetectionModel(nnx.Module):
-    """The encoder with its head, and the generator, which reads the encoder's tables: one set of parameters, trained together."""
+    """The encoder with its head, and the generator: one set of parameters, trained together. The generator reads the encoder's tables, or the encoder adds
+    to the generator's tokens (`EmbeddingSpec.added`)."""
 
     def __init__(self, spec: DetectionSpec, *, rngs: nnx.Rngs):
+        self.adds = spec.encoder.embedding.added
         self.encoder = Encoder(spec.encoder, rngs=rngs)
         self.detection_head = DetectionHead(spec, rngs=rngs)
         self.generator = None if spec.generator is None else PretrainingModel(spec.generator, rngs=rngs)
@@ -103,13 +108,14 @@ class DetectionModel(nnx.Module):
 
     def detection_logits(self, batch: dict[str, jax.Array], *, key: jax.Array | None = None, compute: Compute = Compute()) -> jax.Array:
         """float32 [b, l], above 0 where a token seems replaced."""
-        return self.detection_head(self.encoder(batch, key=key, compute=compute))
+        tables = AddedTables(self.encoder.embed, self.generator.encoder.embed) if self.adds else None
+        return self.detection_head(self.encoder(batch, key=key, compute=compute, tables=tables))
 
     def __call__(self, batch: dict[str, jax.Array], *, key: jax.Array | None = None, compute: Compute = Compute()) -> dict[str, jax.Array]:
         """{"mlm": float32 [b, p, v]}, the generator's; as a PretrainingModel gives them."""
         if self.generator is None:
             raise ValueError("this model has no generator, which its pretraining and its predictions for masks need; it is an encoder to be fine-tuned")
-        return self.generator(batch, key=key, compute=compute, tables=self.encoder.embed)
+        return self.generator(batch, key=key, compute=compute, tables=None if self.adds else self.encoder.embed)
 
 
 MODELS = {ModelSpec: PretrainingModel, DetectionSpec: DetectionModel, TaskSpec: TaskModel}

@@ -40,8 +40,8 @@ class Shape:
 
 
 def fits(spec: AttentionSpec, length: int) -> bool:
-    """Whether the kernel takes these shapes: whole tiles, and scores that fit."""
-    return length % LANES == 0 and length <= LONGEST and _heads_together(spec.num_heads, spec.head_dim) is not None
+    """Whether the kernel takes this attention: whole tiles, scores that fit, and keys of one projection within a window or all, by contents alone."""
+    return spec.is_plain(length) and length % LANES == 0 and length <= LONGEST and _heads_together(spec.num_heads, spec.head_dim) is not None
 
 
 def _heads_together(num_heads: int, head_dim: int) -> int | None:

@@ -104,6 +104,12 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, rngs: nn
     return module
 
 
+def part_last(stacked: nnx.Module) -> tuple[nnx.Module, nnx.Module]:
+    """(the stack without its last layer, that layer)."""
+    graphdef, state = nnx.split(stacked)
+    return tuple(nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[which], nnx.to_pure_dict(state))) for which in (slice(None, -1), -1))
+
+
 def scan_layers(
     module: nnx.Module, body: Callable, carry: jax.Array, own: PyTree, *, uses: int = 1, wrap: Callable = lambda f: f, unroll: int = 1
 ):

@@ -42,7 +42,9 @@ class EmbeddingSpec:
     that the first token of an input has; RoBERTa's rows begin at the id of the padding token plus one. positions: "learned", "sinusoidal" (a
     fixed table times one learned number; Hua et al. 2022, arXiv 2202.10447) or "none", where attention itself tells positions apart.
     size: width of the tables if it is not the hidden size, to which a projection then leads (Lan et al. 2019, section 3.1). norm: whether the
-    sum is normalised. shared: tables and norm are another encoder's, which is given when this one is run; only the projection is its own.
+    sum is normalised. shared: tables and norm are another encoder's, which is given when this one is run; only the projection is its own. added: the
+    rows of the token table, at first 0, are added to those of another encoder's, which is given when this one is run and gets no gradient from it
+    (He et al. 2021, arXiv 2111.09543, section 3.2).
     """
 
     vocab_size: int
@@ -53,6 +55,7 @@ class EmbeddingSpec:
     size: int | None = None
     norm: bool = True
     shared: bool = False
+    added: bool = False
 
     def __post_init__(self):
         _positive(self, "vocab_size", "max_positions")
@@ -62,6 +65,8 @@ class EmbeddingSpec:
                 raise ValueError(f"EmbeddingSpec.{name} is {getattr(self, name)!r}; it must be an integer, 0 or more")
         if self.size is not None:
             _positive(self, "size")
+        if self.shared and self.added:
+            raise ValueError("EmbeddingSpec is both shared and added; tables are another encoder's, or are added to another encoder's")
 
     @property
     def position_rows(self) -> int:
@@ -98,9 +103,39 @@ class RopeSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class DisentangledSpec:
+    """Scores between contents and relative positions, besides those between contents (He et al. 2020, arXiv 2006.03654, section 3.1).
+
+    max_distance: tokens, up to which distances are told apart; farther ones count as that far. buckets: for distances on either side; the nearer half has one
+    each, the others share them by their logarithm up to max_distance; None: each distance has its own. shared_projections: positions are projected by the
+    kernels of the contents' queries and keys, instead of by two of their own. norm: the table of relative positions is normalised.
+    """
+
+    max_distance: int
+    buckets: int | None = None
+    shared_projections: bool = False
+    norm: bool = False
+
+    def __post_init__(self):
+        _positive(self, "max_distance")
+        if self.buckets is not None:
+            _positive(self, "buckets")
+            if self.buckets < 4 or self.max_distance < self.buckets // 2 + 2:
+                raise ValueError(
+                    f"DisentangledSpec.buckets is {self.buckets}; it must be 4 or more, and half of it less than max_distance {self.max_distance} by 2 or more"
+                )
+
+    @property
+    def span(self) -> int:
+        """Distances, or buckets of them, that are told apart on either side; the table has twice as many rows."""
+        return self.max_distance if self.buckets is None else self.buckets
+
+
+@dataclasses.dataclass(frozen=True)
 class AttentionSpec:
     """Self-attention. dropout: on the probabilities. bias: on the four projections. alibi: scores fall with distance, by a slope for each head
-    (Press et al. 2022, in its symmetric form). window: keys that a query sees, itself and window / 2 on either side; None: all.
+    (Press et al. 2022, in its symmetric form). window: keys that a query sees, itself and window / 2 on either side; None: all. key_bias: False leaves
+    the keys' projection without one.
     """
 
     num_heads: int
@@ -110,6 +145,8 @@ class AttentionSpec:
     rope: RopeSpec | None = None
     alibi: bool = False
     window: int | None = None
+    key_bias: bool = True
+    disentangled: DisentangledSpec | None = None
 
     def __post_init__(self):
         _positive(self, "num_heads", "head_dim")
@@ -118,6 +155,22 @@ class AttentionSpec:
             raise ValueError(f"AttentionSpec.head_dim is {self.head_dim}; rotary positions need an even one")
         if self.window is not None and (not isinstance(self.window, int) or self.window < 2 or self.window % 2):
             raise ValueError(f"AttentionSpec.window is {self.window!r}; it must be an even number of keys, 2 or more, or None")
+        if self.disentangled is not None and (self.rope is not None or self.alibi or self.window is not None):
+            raise ValueError("AttentionSpec.disentangled tells positions apart in all of a document by itself; it goes with neither rope nor alibi nor window")
+
+    def is_plain(self, length: int) -> bool:
+        """Whether at this length queries see the keys of one projection that the window lets them, and no others, by contents and ALiBi's bias alone."""
+        return self.disentangled is None
+
+    def keys_seen(self, length: int) -> float:
+        """By a token at this length, on average, but for what the ends of the row cut off a window; and rows of relative positions."""
+        if self.disentangled is not None:
+            return length + 2 * min(self.disentangled.span, length)
+        return length if self.window is None else min(length, self.window + 1)
+
+    def more_weights(self, hidden_size: int) -> int:
+        """Entries of matrices that are applied to every token, besides the four projections'."""
+        return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +197,7 @@ class EncoderSpec:
     the end. first_norm: False leaves the attention of a pre-norm's first layer without one, as the embeddings are normalised already.
     layer_groups: layers share the parameters of that many groups (Lan et al. 2019, section 3.1); None: each has its own.
     dropout: after the embeddings, the attention output and the MLP. initializer_range: standard deviation of the truncated normal.
+    convolution: taps of a convolution of the embeddings, which is added to the first layer's output (DeBERTa-v2-xlarge); 0: none.
     """
 
     embedding: EmbeddingSpec
@@ -158,6 +212,7 @@ class EncoderSpec:
     pre_norm: bool = False
     first_norm: bool = True
     layer_groups: int | None = None
+    convolution: int = 0
 
     def __post_init__(self):
         _positive(self, "hidden_size", "num_layers")
@@ -168,8 +223,10 @@ class EncoderSpec:
             raise ValueError("EncoderSpec.first_norm is False, but only a pre-norm encoder can do without the first norm")
         if self.layer_groups is not None:
             _positive(self, "layer_groups")
-            if self.num_layers % self.layer_groups or len(self.kinds) > 1 or not self.first_norm:
+            if self.num_layers % self.layer_groups or len(self.kinds) > 1 or self.first_layers:
                 raise ValueError(f"EncoderSpec.layer_groups is {self.layer_groups}; {self.num_layers} layers of one kind must divide into the groups")
+        if self.convolution and (self.convolution < 0 or self.convolution % 2 == 0 or self.pre_norm):
+            raise ValueError(f"EncoderSpec.convolution is {self.convolution}; it must be an odd number of taps, or 0, and stands in an encoder with norms after its parts")
         for kind in self.kinds:
             same = dataclasses.replace(kind, rope=self.attention.rope, window=self.attention.window, alibi=self.attention.alibi)
             if same != self.attention:
@@ -183,19 +240,24 @@ class EncoderSpec:
     @property
     def first_layers(self) -> int:
         """Layers at the beginning that are held apart, so that those after them are whole repetitions of the pattern with the same parameters."""
-        apart = 0 if self.first_norm else 1
+        apart = 0 if self.first_norm and not self.convolution else 1
         return apart + (self.num_layers - apart) % len(self.kinds)
 
     @property
-    def layer_weights(self) -> int:
-        """Entries of one layer's matrices."""
-        inner = self.attention.num_heads * self.attention.head_dim
-        return 4 * self.hidden_size * inner + (3 if self.mlp.gated else 2) * self.hidden_size * self.mlp.intermediate_size
+    def token_weights(self) -> int:
+        """Entries of the matrices that are applied to every token."""
+        return self.num_layers * self.layer_weights + (self.embedding.size or 0) * self.hidden_size + self.convolution * self.hidden_size**2
 
-    def attended(self, length: int) -> int:
-        """Keys that a token sees at this length, at most, summed over the layers."""
-        kinds = [self.kinds[layer % len(self.kinds)] for layer in range(self.num_layers)]
-        return sum(length if kind.window is None else min(length, kind.window + 1) for kind in kinds)
+    @property
+    def layer_weights(self) -> int:
+        """Entries of one layer's matrices, as far as they are applied to every token."""
+        inner = self.attention.num_heads * self.attention.head_dim
+        more = self.attention.more_weights(self.hidden_size)
+        return 4 * self.hidden_size * inner + (3 if self.mlp.gated else 2) * self.hidden_size * self.mlp.intermediate_size + more
+
+    def attended(self, length: int) -> float:
+        """Keys that a token sees at this length (`AttentionSpec.keys_seen`), summed over the layers."""
+        return sum(self.kinds[layer % len(self.kinds)].keys_seen(length) for layer in range(self.num_layers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,16 +278,29 @@ class MlmHeadSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """An encoder with pretraining heads: masked language modelling always, one for sentence pairs if `nsp`."""
+    """An encoder with pretraining heads: masked language modelling always, one for sentence pairs if `nsp`.
+
+    mask_decoder: tokens are predicted from the input of the last layer, which is run twice on it, with queries to which absolute positions are added
+    at first (He et al. 2020, arXiv 2006.03654, section 3.2: the enhanced mask decoder). pooler: True for a model that has the layer before the pair head even without that, as transformers' BigBird.
+    """
 
     encoder: EncoderSpec
     mlm_head: MlmHeadSpec
     nsp: bool
+    mask_decoder: bool = False
+    pooler: bool = False
+
+    def __post_init__(self):
+        encoder = self.encoder
+        if self.mask_decoder and (self.nsp or encoder.pre_norm or encoder.layer_groups or encoder.pattern or encoder.num_layers == encoder.first_layers):
+            raise ValueError("ModelSpec.mask_decoder needs a stack of layers of one kind, each with parameters of its own and norms after its parts, and no sentence-pair head")
+        if self.mask_decoder and (encoder.attention.disentangled is None or encoder.embedding.positions != "none"):
+            raise ValueError("ModelSpec.mask_decoder needs an encoder with disentangled attention, whose input lacks absolute positions")
 
     @property
     def encoders(self) -> tuple[EncoderSpec, ...]:
         """All that a training step runs."""
-        return (self.encoder,)
+        return (dataclasses.replace(self.encoder, num_layers=self.encoder.num_layers + 1) if self.mask_decoder else self.encoder,)
 
     @property
     def prediction_weights(self) -> int:
@@ -243,8 +318,8 @@ class ModelSpec:
 class DetectionSpec:
     """An encoder that tells for each token whether it was replaced (Clark et al. 2020, section 2), and the generator that replaces tokens.
 
-    activation: of the detection head. generator: its encoder shares the tables of `encoder`; None: an encoder that is no longer trained so. loss_weight:
-    of the detection loss, beside the generator's own.
+    activation: of the detection head. generator: its encoder shares the tables of `encoder`, or the tokens of `encoder` are added to its own; None: an
+    encoder that is no longer trained so. loss_weight: of the detection loss, beside the generator's own.
     """
 
     encoder: EncoderSpec
@@ -260,7 +335,8 @@ class DetectionSpec:
             return
         ours, theirs = self.encoder.embedding, self.generator.encoder.embedding
         widths = [tables.size or encoder.hidden_size for tables, encoder in ((ours, self.encoder), (theirs, self.generator.encoder))]
-        if not theirs.shared or dataclasses.replace(theirs, shared=False, size=None) != dataclasses.replace(ours, size=None) or widths[0] != widths[1]:
+        plain = [dataclasses.replace(tables, shared=False, added=False, size=None) for tables in (ours, theirs)]
+        if theirs.shared == ours.added or plain[0] != plain[1] or widths[0] != widths[1]:
             raise ValueError(f"DetectionSpec.generator has the embeddings {theirs}, which cannot be those of {ours}")
 
     @property
@@ -269,7 +345,7 @@ class DetectionSpec:
 
     @property
     def encoders(self) -> tuple[EncoderSpec, ...]:
-        return (self.encoder,) if self.generator is None else (self.encoder, self.generator.encoder)
+        return (self.encoder,) if self.generator is None else (self.encoder, *self.generator.encoders)
 
     @property
     def prediction_weights(self) -> int:
@@ -284,19 +360,21 @@ class DetectionSpec:
 class PoolerSpec:
     """A dense layer with activation, and norm if `norm`, between a sequence's vector and its classifier.
 
-    drop_first: dropout before the layer too. every_token: the layer stands before classifiers of tokens as well (ModernBERT). source: the pretrained layer
-    that it goes on from, a path of parameters, if the checkpoint has it; with `norm` the norm beside that layer too.
+    activation: None for that of the encoder's MLPs. drop_first: dropout before the layer too. every_token: the layer stands before classifiers of tokens as
+    well (ModernBERT). source: the pretrained layer that it goes on from, a path of parameters, if the checkpoint has it; with `norm` the norm beside that
+    layer too; None: it begins afresh.
     """
 
-    activation: str
+    activation: str | None
     bias: bool = True
     norm: bool = False
     drop_first: bool = False
     every_token: bool = False
-    source: str = "pooler"
+    source: str | None = "pooler"
 
     def __post_init__(self):
-        _one_of(self, "activation", POOLER_ACTIVATIONS)
+        if self.activation is not None:
+            _one_of(self, "activation", POOLER_ACTIVATIONS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,6 +48,6 @@ class TaskModel(nnx.Module):
         x = hidden if spec.kind in TOKEN_KINDS else pool(hidden, segment_ids, spec.pooling)
         if self.pooler is not None:
             x = dropout(x, spec.dropout, keys[0]) if pooler.drop_first else x
-            x = ACTIVATION_FUNCTIONS[pooler.activation](self.pooler(x))
+            x = ACTIVATION_FUNCTIONS[pooler.activation or spec.encoder.mlp.activation](self.pooler(x))
             x = x if self.pooler_norm is None else self.pooler_norm(x)
         return self.classifier(dropout(x, spec.dropout, keys[1])).astype(jnp.float32)

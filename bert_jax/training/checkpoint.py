@@ -22,13 +22,14 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from bert_jax.processes import any_process, from_first, is_first
+from bert_jax.processes import any_process, from_first, is_first, tell, told
 from bert_jax.training.checkpoint_files import CheckpointError, CheckpointFiles, SaveError
-from bert_jax.training.digests import digests, finish_digests, leaf_names, start_digests
+from bert_jax.training.digests import compile_digests, digests, finish_digests, leaf_names, start_digests
 from bert_jax.training.storage import patiently
 
 __all__ = ["CheckpointError", "Checkpoints", "SaveError"]
 SLOW = 60.0  # seconds between warnings that a save is still under way
+ORPHANED = 10.0  # seconds after which a save is given up, once another process has failed in it
 log = logging.getLogger("bert_jax")
 
 
@@ -46,6 +47,7 @@ class Checkpoints:
         self.files = CheckpointFiles(directory, keep=keep, keep_every=keep_every, keep_best=keep_best)
         self.directory = self.files.directory
         self._saving: int | None = None
+        self._saves = self._given_up = 0  # saves begun so far, by all processes alike; the number of the last that was given up
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self.last_save_seconds: dict[str, float] = {}
@@ -71,15 +73,15 @@ class Checkpoints:
             raise SaveError(f"the checkpoint of step {step} was not written: {begun}")
         if not begun:
             return
-        self._saving, self._thread = step, None
+        self._saving, self._thread, self._saves = step, None, self._saves + 1
         try:
             sums = start_digests(trees)
             response = ocp.save_checkpointables_async(self.path(step) / "state", trees)
         except Exception as error:  # told in `wait`, where the processes meet
-            self._error = error
+            self._failed(self._saves, error)
             return
         facts = {"trees": sorted(trees), "leaves": _leaf_table(trees), "scores": scores or {}}
-        finish = functools.partial(self._finish, step, response, facts, lambda: finish_digests(facts["leaves"], sums), started, time.monotonic() - started)
+        finish = functools.partial(self._finish, step, self._saves, response, facts, lambda: finish_digests(facts["leaves"], sums), started, time.monotonic() - started)
         self._thread = threading.Thread(target=finish, name=f"save-{step}")
         self._thread.start()
 
@@ -90,7 +92,14 @@ class Checkpoints:
         except (SaveError, OSError) as error:
             return str(error)
 
-    def _finish(self, step: int, response, facts: dict, digests_of: Callable[[], dict[str, str]], started: float, blocked: float) -> None:
+    def _failed(self, number: int, error: BaseException) -> None:
+        """Of this process's part of a save: for `wait`, and for the other processes, which Orbax has wait for it."""
+        if number == self._saves and number != self._given_up:
+            self._error = error
+        if jax.process_count() > 1:
+            tell(_failure(number), _shortened(error))
+
+    def _finish(self, step: int, number: int, response, facts: dict, digests_of: Callable[[], dict[str, str]], started: float, blocked: float) -> None:
         """In the background: waits for Orbax, commits, removes what need not be kept."""
         try:
             response.result()
@@ -100,23 +109,35 @@ class Checkpoints:
             if is_first():
                 self.files.retain()
         except BaseException as error:  # handed to the training thread
-            self._error = error
+            self._failed(number, error)
 
     def wait(self) -> None:
         """Returns when no save is under way, in any process. SaveError if it failed, and what there is of it is removed."""
         if self._saving is None:
             return
         if self._thread is not None:
-            waited = time.monotonic()
-            while self._thread.is_alive():
-                self._thread.join(SLOW)
-                if self._thread.is_alive():
-                    log.warning("the checkpoint of step %d is still being written after %d s of waiting: slow storage?", self._saving, time.monotonic() - waited)
+            self._join(self._thread)
         step, self._saving, self._thread = self._saving, None, None
         failed, error, self._error = any_process(self._error is not None), self._error, None
         if failed:
             from_first(lambda: self._discard_uncommitted(step))
             raise SaveError(f"saving the checkpoint of step {step} under {self.directory} failed: {_shortened(error)}") from error
+
+    def _join(self, thread: threading.Thread) -> None:
+        """Until the save's thread ends, or another process's part has failed and Orbax would wait for it for long."""
+        began = warned = time.monotonic()
+        failed_at = None
+        while thread.is_alive():
+            thread.join(1.0)
+            now = time.monotonic()
+            if thread.is_alive() and now - warned >= SLOW:
+                warned = now
+                log.warning("the checkpoint of step %d is still being written after %d s of waiting: slow storage?", self._saving, now - began)
+            if jax.process_count() > 1 and (words := told(_failure(self._saves))) is not None:
+                failed_at = failed_at or now
+                if thread.is_alive() and now - failed_at > ORPHANED:
+                    self._given_up, self._error = self._saves, SaveError(f"in another process: {words}")
+                    return
 
     def settle(self) -> None:
         """Before an error leaves: returns when this process writes nothing any more, if it is alone. Of several one may wait for another that is gone."""
@@ -186,19 +207,25 @@ class Checkpoints:
     def restore_newest(self, wanted: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
         """(step, trees) of the newest checkpoint that can be read and holds what was saved; what it lacks of `wanted` is left out. Damaged ones are set aside.
 
-        None if there has never been a checkpoint; CheckpointError as in `newest` and `restore`.
+        None if there has never been a checkpoint: what the first save needs is then compiled in the background. CheckpointError as in `newest` and `restore`.
         """
         while (step := self.newest(set_aside=True)) is not None:
             try:
                 return step, self.restore(step, self.abstract(step, wanted))
             except DigestError as error:
                 from_first(functools.partial(self.files.set_aside, step, str(error)))
+        threading.Thread(target=compile_digests, args=(wanted,), name="compiling-digests").start()
         return None
 
     def abstract(self, step: int, blueprint_tree: dict[str, Any]) -> dict[str, Any]:
         """The part of `blueprint_tree` that the step holds (an imported checkpoint has no opt_state)."""
         trees = self.record(step)["trees"]
         return {name: tree for name, tree in blueprint_tree.items() if name in trees}
+
+
+def _failure(number: int) -> str:
+    """Under which a process tells that its part of the run's so manieth save failed."""
+    return f"bert_jax/save_failed/{number}"
 
 
 def _leaf_table(trees: dict[str, Any]) -> dict[str, str]:

@@ -3,13 +3,14 @@
 Each element's bits are hashed together with its place in the whole array, and two hashes of each are added up modulo 2^32. Sums do not depend on their order, so every device adds up what it holds. This finds damage; it is no protection against forgery.
 """
 
+import contextlib
 import functools
 from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 def leaf_names(trees: Any) -> list[str]:
@@ -20,8 +21,15 @@ def leaf_names(trees: Any) -> list[str]:
 def start_digests(trees: Any) -> jax.Array:
     """uint32 [leaves, 2], on the devices, perhaps not computed yet. Collective; the arrays may be donated afterwards."""
     leaves = jax.tree.leaves(trees)
-    meshes = {leaf.sharding.mesh for leaf in leaves if isinstance(getattr(leaf, "sharding", None), NamedSharding)}
-    return _compiled(meshes.pop() if len(meshes) == 1 else None)(leaves)
+    return _compiled(_mesh_of(leaves))(leaves)
+
+
+def compile_digests(trees: Any) -> None:
+    """So that the first of `start_digests` need not: it takes a second or more. trees: of ShapeDtypeStructs with shardings. For any thread."""
+    leaves = jax.tree.leaves(trees)
+    mesh = _mesh_of(leaves)
+    with jax.set_mesh(mesh) if mesh is not None else contextlib.nullcontext():  # of the thread; JAX compiles again under another
+        _compiled(mesh).lower(leaves).compile()
 
 
 def finish_digests(names: Iterable[str], sums: jax.Array) -> dict[str, str]:
@@ -32,6 +40,11 @@ def finish_digests(names: Iterable[str], sums: jax.Array) -> dict[str, str]:
 def digests(trees: Any) -> dict[str, str]:
     """Name of a leaf -> 16 hexadecimal digits. Collective."""
     return finish_digests(leaf_names(trees), start_digests(trees))
+
+
+def _mesh_of(leaves: list) -> Mesh | None:
+    meshes = {leaf.sharding.mesh for leaf in leaves if isinstance(getattr(leaf, "sharding", None), NamedSharding)}
+    return meshes.pop() if len(meshes) == 1 else None
 
 
 @functools.cache

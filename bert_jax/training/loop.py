@@ -19,7 +19,7 @@ from bert_jax.training.profile import Profiler
 from bert_jax.training.progress import Hardware, Progress
 from bert_jax.training.run_log import RunLog
 from bert_jax.training.saves import TimedSaves
-from bert_jax.training.state import TrainState
+from bert_jax.training.state import TrainState, saved_trees
 from bert_jax.training.stop import Interrupted, StopRequest
 from bert_jax.training.watch import Watch
 
@@ -189,24 +189,20 @@ def fit(
             if due_save:
                 watch.begins(f"the save of step {step}", slow=True)
                 with progress.paused():
-                    saves.save(step, saved_part(state), scores)
+                    saves.save(step, saved_trees(state), scores)
             if stopping and step < cadence.steps:
                 if due_save:
                     progress.say(f"{stop.signal}: saving step {step} and leaving; the same command continues from there")
-                    saves.finish(step, saved_part(state), scores)
+                    saves.finish(step, saved_trees(state), scores)
                 else:
                     progress.say(f"{stop.signal}: leaving; step {step} was skipped, and the same command continues from the last checkpoint")
                     saves.wait()
                 run_log.event(step, "stopped", stop.signal)
                 return state, False
         watch.begins(f"the save of step {step}", slow=True)
-        saves.finish(step, saved_part(state))
+        saves.finish(step, saved_trees(state))
         watch.unsaved = False
     return state, True
-
-
-def saved_part(state: TrainState) -> dict:
-    return {"params": state.params, "opt_state": state.opt_state}
 
 
 def tell(found: Iterable[BadStep], progress: Progress, run_log: RunLog) -> None:

@@ -31,8 +31,7 @@ def model_flops(spec: AnySpec, length: int, predictions: int) -> float:
 
 
 def encoder_flops(encoder: EncoderSpec, length: int) -> float:
-    weights = encoder.num_layers * encoder.layer_weights + (encoder.embedding.size or 0) * encoder.hidden_size
-    return 6 * weights * length + 12 * encoder.attention.num_heads * encoder.attention.head_dim * length * encoder.attended(length)
+    return 6 * encoder.token_weights * length + 12 * encoder.attention.num_heads * encoder.attention.head_dim * length * encoder.attended(length)
 
 
 def divide(metrics: Iterable[dict[str, tuple]]) -> dict[str, float]:

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 SPEED = ("sequences_per_second", "tokens_per_second", "input_wait", "mfu")
 NORMS = ("grad_norm", "param_norm", "update_ratio", "trust_ratio")
@@ -24,20 +27,29 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """WORKDIR/tensorboard. What an earlier session logged past `start_step` is hidden: it will be logged again."""
+    """WORKDIR/tensorboard. What an earlier session logged past `start_step` is hidden: it will be logged again.
+
+    Written in the caller's thread: tensorboardX's own ends with a disk that is full, silently, and whoever logs then waits for it for ever."""
 
     def __init__(self, workdir: Path, start_step: int):
-        self.writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None)
+        (workdir / "tensorboard").mkdir(parents=True, exist_ok=True)
+        self.events = EventsWriter(str(workdir / "tensorboard" / "events"), f".{os.getpid()}")
+        if start_step:
+            self._add(Event(step=start_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        for tag, value in values.items():
-            self.writer.add_scalar(tag, value, step)
+        self._add(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])))
 
     def text(self, step: int, tag: str, markdown: str) -> None:
-        self.writer.add_text(tag, markdown, step)
+        self._add(Event(step=step, summary=summary.text(tag, markdown)))
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self.events.write_event(event)
+        self.events.flush()
 
     def close(self) -> None:
-        self.writer.close()
+        self.events.close()
 
 
 class RunLog:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -12,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from bert_jax.model.heads import DetectionModel, PretrainingModel, build
 from bert_jax.model.spec import AnySpec
 from bert_jax.sharding import constrain, partition_spec, replicated, shard_over_data
+from bert_jax.training.bad_steps import Remembering, nothing_usual
 
 Tree = Any
 
@@ -24,6 +26,22 @@ class TrainState:
     step: jax.Array
     params: Tree
     opt_state: Tree
+
+
+def saved_trees(state: TrainState) -> dict[str, Tree]:
+    """What a checkpoint holds of a state, or of an abstract one, by name: `params`, `opt_state` and, where relative limits of bad steps need it, `usual`."""
+    if isinstance(state.opt_state, Remembering):
+        return {"params": state.params, "opt_state": state.opt_state.optimizer, "usual": state.opt_state.usual}
+    return {"params": state.params, "opt_state": state.opt_state}
+
+
+def state_of(step: int, trees: dict[str, Tree], abstract: TrainState) -> TrainState:
+    """The state of `saved_trees`. Of a run that had no relative limits before, nothing is usual yet."""
+    opt_state = trees["opt_state"]
+    if isinstance(abstract.opt_state, Remembering):
+        usual = trees.get("usual") or jax.device_put(nothing_usual(), shardings_of(abstract.opt_state.usual))
+        opt_state = Remembering(opt_state, usual)
+    return TrainState(jax.device_put(np.int32(step), abstract.step.sharding), trees["params"], opt_state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +91,15 @@ def param_shardings(blueprint: Blueprint, mesh: Mesh) -> Tree:
     return jax.tree.map(lambda axes: NamedSharding(mesh, partition_spec(axes)), blueprint.axes, is_leaf=lambda node: isinstance(node, tuple))
 
 
+def abstract_params(blueprint: Blueprint, mesh: Mesh) -> Tree:
+    """Parameters as ShapeDtypeStructs that carry their shardings."""
+    return jax.tree.map(_place, blueprint.params, param_shardings(blueprint, mesh))
+
+
+def _place(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
 def abstract_state(blueprint: Blueprint, tx: optax.GradientTransformation, mesh: Mesh, *, zero1: bool = False) -> TrainState:
     """A TrainState of ShapeDtypeStructs that carry their shardings; moments are sharded as their parameters and, with zero1, over `data` too.
 
@@ -94,13 +121,10 @@ def abstract_state(blueprint: Blueprint, tx: optax.GradientTransformation, mesh:
         tx, moment_sharding, opt_state, blueprint.params, cut, transform_non_params=lambda _: replicated(mesh), is_leaf=masked
     )
 
-    def place(leaf, sharding):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
     return TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
-        params=jax.tree.map(place, blueprint.params, shardings),
-        opt_state=jax.tree.map(place, opt_state, opt_shardings),
+        params=jax.tree.map(_place, blueprint.params, shardings),
+        opt_state=jax.tree.map(_place, opt_state, opt_shardings),
     )
 
 

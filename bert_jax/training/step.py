@@ -13,7 +13,7 @@ from bert_jax.training.bad_steps import Limits, without_bad
 from bert_jax.training.norms import norm_metrics
 from bert_jax.training.objectives import Objective, ratios, total_loss
 from bert_jax.training.schedules import Schedule
-from bert_jax.training.state import Blueprint, TrainState, shardings_of, update_shardings
+from bert_jax.training.state import Blueprint, TrainState, Tree, shardings_of, update_shardings
 
 
 def make_train_step(
@@ -28,54 +28,56 @@ def make_train_step(
     accumulate: int = 1,
     first_step: int = 0,
     limits: Limits | None = None,
+    frozen: tuple[Tree, ...] = (),
 ) -> Callable:
-    """`train_step(state, batch, key) -> (state, metrics)`, compiled, donating the state.
+    """`train_step(state, batch, key, *frozen) -> (state, metrics)`, compiled, donating the state.
 
     accumulate: the batch is worked through in that many micro-batches; the update is that of the whole batch. first_step: where the
     schedule's step 0 lies. metrics: name -> (numerator, denominator). limits: beyond which a step changes nothing but `state.step`; None: every update is made.
+    frozen: trees of ShapeDtypeStructs with shardings, of what the objective reads and nothing trains (a teacher's parameters).
     """
 
     pieces = update_shardings(abstract)
     tx = optax.with_extra_args_support(tx)
 
-    def gradients(params, micro, weights, key):
+    def gradients(params, micro, weights, key, *frozen):
         def loss_of(params):
-            losses, right = objective.sums(blueprint.model(params), micro, key=key, compute=compute)
+            losses, right = objective.sums(blueprint.model(params), micro, *frozen, key=key, compute=compute)
             return total_loss(losses, weights, objective.scales), (losses, right)
 
         (_, sums), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         return jax.lax.with_sharding_constraint(grads, pieces), sums
 
-    def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array):
+    def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array, *frozen: Tree):
         key = jax.random.fold_in(key, state.step)
         weights = objective.weights(batch)
         if accumulate == 1:
-            grads, (losses, right) = gradients(state.params, batch, weights, key)
+            grads, (losses, right) = gradients(state.params, batch, weights, key, *frozen)
         else:
 
             def add(total, indexed):
                 index, micro = indexed
-                part = gradients(state.params, micro, weights, jax.random.fold_in(key, index))
+                part = gradients(state.params, micro, weights, jax.random.fold_in(key, index), *frozen)
                 return jax.tree.map(jnp.add, total, part), None
 
             micros = jax.tree.map(lambda field: split_batch(field, accumulate), batch)
             first = jax.tree.map(lambda field: field[0], micros)
-            shapes = jax.eval_shape(gradients, state.params, first, weights, key)
+            shapes = jax.eval_shape(gradients, state.params, first, weights, key, *frozen)
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             (grads, (losses, right)), _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), micros))
         report: dict[str, jax.Array] = {}
         params = jax.lax.with_sharding_constraint(state.params, pieces)
-        updates, opt_state = tx.update(grads, state.opt_state, params, report=report)
+        loss = total_loss(losses, weights, objective.scales)
+        updates, opt_state = tx.update(grads, state.opt_state, params, report=report, loss=loss)
         rate = schedule(state.step - first_step)
         updates = optax.tree.scale(-rate, updates)
         new_params = jax.lax.with_sharding_constraint(optax.apply_updates(params, updates), pieces)  # the step's out_shardings gather them, once
         one = jnp.float32(1)
-        loss = total_loss(losses, weights, objective.scales)
         metrics = ratios(losses, right, weights) | {"loss": (loss, one), "learning_rate": (rate, one)}
         metrics |= norm_metrics(grads, updates, params, blueprint.axes, report.get("trust_ratios"))
         if limits is not None:
             grad_norm = metrics["grad_norm"][0]
-            good = limits.good(loss, grad_norm)
+            good = limits.good(loss, grad_norm, report.get("usual"))
             new_params, opt_state = jax.tree.map(lambda new, old: jnp.where(good, new, old), (new_params, opt_state), (params, state.opt_state))
             metrics = without_bad(metrics, good, loss, grad_norm)
         return TrainState(state.step + 1, new_params, opt_state), metrics
@@ -84,7 +86,7 @@ def make_train_step(
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh), *map(shardings_of, frozen)),
         out_shardings=(shardings, replicated(mesh)),
     )
 

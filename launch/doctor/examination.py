@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.training.checkpoint import Checkpoints
-from bert_jax.training.state import TrainState, init_state, state_from_params
+from bert_jax.training.state import TrainState, Tree, state_from_params
 from launch.config import ConfigError
 from launch.data import PAIR_OBJECTIVES, make_source
 from launch.doctor.check import FAIL, OK, SKIP, Check
@@ -50,6 +50,8 @@ from launch.doctor.text_checks import (
     stores_of,
 )
 from launch.pretrain import Stage, check_continues, make_dropout_key, make_stages
+from launch.run import fresh_state
+from launch.teacher import open_teacher
 
 SAMPLE_ROWS = 2048
 SAMPLE_BATCH = 256
@@ -70,13 +72,19 @@ class Patient:
     def flops(self) -> float:
         return product_flops()
 
+    @functools.cached_property
+    def frozen(self) -> tuple[Tree, ...]:
+        """A teacher's parameters, if the config has one."""
+        run, teacher = self.stages[0].run, open_teacher(self.config, self.stages[0].data)
+        return () if teacher is None else (teacher.read(*run.frozen),)
+
     def starting_state(self) -> TrainState:
         """As `pretrain` would start: the workdir's newest whole checkpoint, or fresh weights. The state of the checks before, if there was one."""
         if self.state is None:
             run = self.stages[0].run
             step = None if self.workdir is None else Checkpoints(self.workdir / "checkpoints").newest()
             if step is None:
-                self.state = init_state(run.blueprint, run.tx, run.abstract, jax.random.key(self.config["seed"]))
+                self.state, self.origin = fresh_state(self.config, run, self.frozen)
             else:
                 held = Checkpoints(self.workdir / "checkpoints").restore(step, {"params": run.abstract.params})["params"]
                 self.state, self.origin = state_from_params(held, run.tx, run.abstract), f"the workdir's checkpoint of step {step:,}"
@@ -84,8 +92,8 @@ class Patient:
 
     def too_big(self) -> str:
         """Why the model is not run on this machine; empty if it can be."""
-        abstract, free = self.stages[0].run.abstract, free_memory()
-        needed = 2 * tree_bytes(abstract.params) + tree_bytes(abstract.opt_state)
+        run, free = self.stages[0].run, free_memory()
+        needed = 2 * tree_bytes(run.abstract.params) + tree_bytes(run.abstract.opt_state) + tree_bytes(run.frozen)
         return (
             f"parameters, gradients and optimizer state need {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free"
             if free and needed > free
@@ -232,6 +240,7 @@ class Examination:
             low=SWEEP[0] * peak,
             high=SWEEP[1] * peak,
             accumulate=self.config["accumulate"] if whole else 1,
+            frozen=self.patient.frozen,
         )
         return ""
 

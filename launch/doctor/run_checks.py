@@ -18,9 +18,9 @@ import numpy as np
 
 from bert_jax.batch import device_fields
 from bert_jax.sharding import put_batch
-from bert_jax.training.metrics import divide, model_flops
+from bert_jax.training.metrics import divide
 from bert_jax.training.objectives import cross_entropy
-from bert_jax.training.state import TrainState
+from bert_jax.training.state import TrainState, Tree
 from bert_jax.training.step import make_eval_step
 from launch.doctor.check import FAIL, OK, SKIP, WARN, Check, graded
 from launch.inspect.batch_statistics import Batch, original_ids
@@ -124,9 +124,9 @@ class Sweep:
 
 
 def sweep(
-    run: Run, state: TrainState, batches: Iterable[Batch], key: jax.Array, *, steps: int, low: float, high: float, accumulate: int = 1
+    run: Run, state: TrainState, batches: Iterable[Batch], key: jax.Array, *, steps: int, low: float, high: float, accumulate: int = 1, frozen: tuple[Tree, ...] = ()
 ) -> tuple[Sweep, TrainState]:
-    """Updates at rates rising exponentially from `low` to `high`, until the loss blows up. Consumes the state; returns the last."""
+    """Updates at rates rising exponentially from `low` to `high`, until the loss blows up. Consumes the state; returns the last. frozen: as `Run.frozen`."""
     ratio = math.log(high / low) / max(1, steps - 1)
     first = int(state.step)
 
@@ -137,7 +137,7 @@ def sweep(
     losses, seconds, rows = [], [], 0
     for batch in itertools.islice(batches, steps):
         rows, arrays, began = len(batch["input_ids"]), put_batch(device_fields(batch), run.mesh), time.monotonic()
-        state, metrics = train_step(state, arrays, key)
+        state, metrics = train_step(state, arrays, key, *frozen)
         losses.append(divide([metrics])["loss"])
         seconds.append(time.monotonic() - began)
         rates = low * np.exp(ratio * np.arange(len(losses)))
@@ -196,8 +196,7 @@ def product_flops() -> float:
 def affordable_rows(config: dict, run: Run, flops: float, seconds: float) -> int:
     """Rows of a step that takes at most about `seconds`: the config's batch, or fewer, a multiple of the shards; 0 if not even one fits."""
     shards = run.mesh.shape["data"] * run.mesh.shape["fsdp"]
-    work = model_flops(run.blueprint.spec, config["length"], config["masking"]["predictions"])
-    rows = int(seconds * EFFICIENCY * flops * run.mesh.size / work)
+    rows = int(seconds * EFFICIENCY * flops * run.mesh.size / run.flops(config))
     return config["batch_size"] if rows >= config["batch_size"] / 2 else rows // shards * shards  # half is within the estimate's error
 
 

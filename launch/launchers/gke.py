@@ -9,14 +9,15 @@ import dataclasses
 import math
 import re
 
+from bert_jax.plan.chips import CHIPS
+from bert_jax.plan.topology import Slice
 from launch.exit_codes import MEND
 from launch.launchers import worker
 from launch.launchers.steps import Command, Step, check_name, check_words, quote
 
-ACCELERATORS = {  # chips per machine are 4 in slices of several machines
+ACCELERATORS = {
     "v3": "tpu-v3-slice", "v4": "tpu-v4-podslice", "v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-slice",
 }
-CHIPS_PER_HOST = 4
 NAME = r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?"  # pods are NAME-worker-SLICE-HOST-xxxxx, 63 characters at most
 DIRECTORY = "/bert-jax"
 GRACE = 300  # seconds to save in
@@ -55,13 +56,23 @@ class Workload:
             check_name("--service-account", self.service_account, r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "trainer")
         if self.slices < 1 or self.restarts < 0:
             raise ValueError(f"give at least one slice and no negative number of restarts, not {self.slices} and {self.restarts}")
-        if self.chips > CHIPS_PER_HOST and self.chips % CHIPS_PER_HOST:
-            raise ValueError(f"--topology={self.topology} has {self.chips} chips, which is no multiple of {CHIPS_PER_HOST}, a machine's")
+        per_host = CHIPS[self.generation].host_chips
+        if self.chips > 1 and self.chips % per_host:
+            raise ValueError(f"--topology={self.topology} has {self.chips} chips, which is no multiple of {per_host}, a machine's")
 
     @property
     def chips(self) -> int:
         """Of one slice."""
-        return math.prod(int(size) for size in self.topology.split("x"))
+        return math.prod(self.shape)
+
+    @property
+    def hosts(self) -> int:
+        """Machines of one slice: of four chips, but for v5e and v6e also of eight or one, if that is the whole slice."""
+        return Slice(CHIPS[self.generation], self.shape).hosts
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(size) for size in self.topology.split("x"))
 
 
 def requirement_of(package: str | None) -> str:
@@ -100,7 +111,7 @@ def job_set(workload: Workload, payload: list[str]) -> dict:
         volumes.append({"name": "bucket", "csi": {
             "driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": {"bucketName": bucket, "mountOptions": options},
         }})
-    hosts = max(workload.chips // CHIPS_PER_HOST, 1)
+    hosts = workload.hosts
     selector = {
         "cloud.google.com/gke-tpu-accelerator": ACCELERATORS[workload.generation], "cloud.google.com/gke-tpu-topology": workload.topology,
     } | ({"cloud.google.com/gke-spot": "true"} if workload.spot else {})

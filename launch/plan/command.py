@@ -12,7 +12,7 @@ log = logging.getLogger("bert_jax")
 
 
 def plan(
-    config: dict[str, Any], config_name: str, topology: str, *, price: float | None, search: bool, chip_batch: int | None, phase: int | None, as_json: bool,
+    config: dict[str, Any], config_name: str, topology: str, *, price: float | None, search: bool, unrolled: bool, chip_batch: int | None, phase: int | None, as_json: bool,
     output: str | None, cached: bool, keep_text: str | None,
 ) -> int:
     """Prints it; the exit status tells whether the config fits as it is."""
@@ -27,7 +27,7 @@ def plan(
         from launch.plan.plan import default_cache, make_plan
 
         made = make_plan(
-            config, topology, price=price, search=search, chip_batch=chip_batch, only=phase, cache=default_cache() if cached else None,
+            config, topology, price=price, search=search, unrolled=unrolled, chip_batch=chip_batch, only=phase, cache=default_cache() if cached else None,
             keep_text=Path(keep_text) if keep_text else None, say=log.info,
         )
         figures, page, fits = plan_page.to_json(made), plan_page.to_markdown(made, title), made.fits

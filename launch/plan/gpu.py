@@ -116,7 +116,7 @@ def make_gpu_plan(config: dict[str, Any], cluster: GpuCluster, *, price: float |
             reduce_seconds = gpu_all_reduce_seconds(shapes.weights / 2, cluster)
             planned.append(GpuPhase(
                 name=phase.name, steps=phase.stop - phase.start, sequences=sum(stage.batch_size * (stage.stop - stage.start) for stage in phase.batch_stages),
-                config=phase.config, shapes=shapes, memory=shapes.weights + shapes.opt_state + gradients + shapes.batch + shapes.saved,
+                config=phase.config, shapes=shapes, memory=shapes.weights + shapes.opt_state + gradients + shapes.frozen + shapes.batch + shapes.saved,
                 step_seconds=flops / cluster.gpu.peak_flops / ASSUMED_MFU + reduce_seconds, reduce_seconds=reduce_seconds,
             ))  # fmt: skip
     return GpuPlan(cluster, tuple(planned), price, config["checkpoint"]["keep"])

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from bert_jax.plan.chips import GIB
+from bert_jax.plan.estimate import Step
 from launch.plan.plan import PhasePlan, Plan, setting_of
 
 SHOWN_OPERATIONS = 12
@@ -29,17 +30,15 @@ def to_json(plan: Plan) -> dict[str, Any]:
                 "accumulate": phase.config["accumulate"], "remat": phase.config["compute"]["remat"], "asked": phase.asked, "fits": phase.fits,
                 "rows_per_device": phase.rows, "shapes": dataclasses.asdict(phase.shapes),
                 "memory": {
-                    "weights": phase.shapes.weights, "opt_state": phase.shapes.opt_state, "batch": phase.shapes.batch, "temporaries": phase.measured.temporaries,
+                    "weights": phase.shapes.weights, "opt_state": phase.shapes.opt_state, "frozen": phase.shapes.frozen, "batch": phase.shapes.batch, "temporaries": phase.measured.temporaries,
                     "program": phase.measured.code, "peak": phase.measured.peak, "capacity": chip.memory,
                 },
-                "flops": phase.step.flops, "flops_ratio": phase.step.flops_ratio, "bytes": phase.step.bytes, "layer_bytes": phase.step.layer_bytes,
-                "layer_flops": phase.step.layer_flops, "rest_bytes": phase.step.rest_bytes,
+                "flops": phase.step.flops, "products": phase.measured.products, "flops_ratio": phase.step.flops_ratio, "bytes": phase.step.bytes,
+                "unrolled": dataclasses.asdict(phase.step.unrolled) if phase.step.unrolled else None,
                 "step_seconds": {
-                    "planned": phase.step.seconds, "schedule": phase.step.schedule_seconds, "unrolled": phase.step.unrolled_seconds, "roofline": phase.step.roofline_seconds, "compiler": phase.step.compiler_seconds + phase.step.collective_seconds,
-                    "arithmetic": phase.step.flops_seconds, "memory_bandwidth": phase.step.bytes_seconds, "collectives": phase.step.collective_seconds,
+                    "planned": phase.step.seconds, "schedule": phase.step.schedule_seconds, "roofline": phase.step.roofline_seconds, "arithmetic": phase.step.flops_seconds, "memory_bandwidth": phase.step.bytes_seconds, "collectives": phase.step.collective_seconds,
                 },
                 "bound": phase.step.bound, "mfu": phase.step.mfu(phase.step.seconds), "roofline_mfu": phase.step.mfu(phase.step.roofline_seconds),
-                "compiler_mfu": phase.step.mfu(phase.step.compiler_seconds + phase.step.collective_seconds),
                 "sequences_per_second": phase.rate, "seconds": phase.seconds, "host_sequences_per_second": phase.rate / plan.topology.hosts,
                 "collectives": [dataclasses.asdict(one) for one in phase.traffic], "kernels": [dataclasses.asdict(one) for one in phase.measured.kernels],
                 "operations": [dataclasses.asdict(one) | {"seconds": one.cycles / chip.clock} for one in phase.measured.operations],
@@ -79,9 +78,9 @@ def verdict(plan: Plan) -> str:
         fullest = max(plan.phases, key=lambda phase: phase.measured.peak)
         return f"**It fits**: {size(fullest.measured.peak)} of a device's {size(plan.topology.chip.memory)}."
     words = []
-    for number, phase in enumerate(plan.phases):
+    for phase in plan.phases:
         if not phase.fits:
-            where = f"phases.{number}." if phase.name else ""
+            where = f"phases.{phase.number}." if phase.name else ""
             needs = f", which needs {size(phase.needed)} of {size(plan.topology.chip.memory)}" if phase.needed else ""
             words.append(
                 f"{phase.name or 'the run'} does not with accumulate={phase.asked[0]}{needs}; with --config.{where}accumulate={phase.config['accumulate']} "
@@ -111,21 +110,21 @@ def phase_lines(phase: PhasePlan, plan: Plan) -> list[str]:
     step, memory, chip = phase.step, phase.measured, plan.topology.chip
     config, hosts = phase.config, plan.topology.hosts
     devices = chip.devices
-    compiler = step.compiler_seconds + step.collective_seconds
     tokens = phase.rate * config["length"]
-    other = memory.peak - phase.shapes.weights - phase.shapes.opt_state - phase.shapes.batch - memory.temporaries
+    other = memory.peak - phase.shapes.weights - phase.shapes.opt_state - phase.shapes.frozen - phase.shapes.batch - memory.temporaries
+    teacher = f"teacher {size(phase.shapes.frozen)}, " if phase.shapes.frozen else ""
     found = "" if setting_of(config) == phase.asked else f" (the config has accumulate={phase.asked[0]}, remat={phase.asked[1]})"
     lines = [
         f"## {'Phase ' + phase.name if phase.name else 'The run'}: {phase.steps:,} steps of {config['batch_size']:,} x {config['length']}", "",
         f"A device works through {phase.rows} sequences at a time, accumulate={config['accumulate']}, remat={config['compute']['remat']}{found}.", "",
         "| | |", "|---|---|",
         f"| **time** | **{time(phase.seconds)}**: {phase.rate:,.0f} sequences/s, {phase.rate / plan.topology.chips:,.1f} a chip; {tokens:,.0f} tokens/s |",
-        f"| step | {step.seconds * 1e3:,.1f} ms, MFU {step.mfu(step.seconds):.1%} (the compiler's schedule {step.schedule_seconds * 1e3:,.1f} ms + collectives {step.collective_seconds * 1e3:,.1f} ms; without loops over layers {step.unrolled_seconds * 1e3:,.1f} ms) |",
-        f"| step, the compiler's cost model | {compiler * 1e3:,.1f} ms, MFU {step.mfu(compiler):.1%} |",
+        f"| step | {step.seconds * 1e3:,.1f} ms, MFU {step.mfu(step.seconds):.1%} (the compiler's schedule {step.schedule_seconds * 1e3:,.1f} ms + collectives {step.collective_seconds * 1e3:,.1f} ms) |",
         f"| step, roofline | {step.roofline_seconds * 1e3:,.1f} ms, MFU {step.mfu(step.roofline_seconds):.1%}; bound by {step.bound}: arithmetic {step.flops_seconds * 1e3:,.1f} ms, memory {step.bytes_seconds * 1e3:,.1f} ms |",
-        f"| FLOPs of a {'core' if devices > 1 else 'chip'} | {step.flops:.3e}, {step.flops_ratio:.3f} of the model's |",
-        f"| bytes moved | {step.bytes / 1e9:,.1f} GB; {step.layer_bytes / 1e9:.2f} GB a layer and micro-batch, {step.rest_bytes / 1e9:.2f} GB outside the layers |",
-        f"| memory of a {'core' if devices > 1 else 'chip'} | {size(memory.peak)} of {size(chip.memory)}: weights {size(phase.shapes.weights)}, optimizer {size(phase.shapes.opt_state)}, batch {size(phase.shapes.batch)}, activations and temporaries {size(memory.temporaries)}, program and rest {size(other)} |",
+        f"| FLOPs of a {'core' if devices > 1 else 'chip'} | {step.flops:.3e}, {step.flops_ratio:.3f} of the model's; matrix products and kernels alone {memory.products / step.model_flops:.3f} |",
+        f"| bytes moved | {step.bytes / 1e9:,.1f} GB |",
+        f"| memory of a {'core' if devices > 1 else 'chip'} | {size(memory.peak)} of {size(chip.memory)}: weights {size(phase.shapes.weights)}, optimizer {size(phase.shapes.opt_state)}, {teacher}batch {size(phase.shapes.batch)}, activations and temporaries {size(memory.temporaries)}, program and rest {size(other)} |",
+        *unrolled_lines(step),
         f"| input | each of {hosts} host(s) feeds {phase.rate / hosts:,.0f} sequences/s of {config['length']} tokens |",
         "",
     ]  # fmt: skip
@@ -152,6 +151,16 @@ def phase_lines(phase: PhasePlan, plan: Plan) -> list[str]:
     return lines
 
 
+def unrolled_lines(step: Step) -> list[str]:
+    if (unrolled := step.unrolled) is None:
+        return []
+    compiler, schedule = (seconds + step.collective_seconds for seconds in (unrolled.compiler_seconds, unrolled.schedule_seconds))
+    return [
+        f"| without loops over layers | the compiler's schedule {schedule * 1e3:,.1f} ms, MFU {step.mfu(schedule):.1%}; its cost model {compiler * 1e3:,.1f} ms, MFU {step.mfu(compiler):.1%}; "
+        f"{unrolled.layer_bytes / 1e9:.2f} GB a layer and micro-batch, {unrolled.rest_bytes / 1e9:.2f} GB outside the layers |"
+    ]
+
+
 def origin(name: str) -> str:
     """Of an operation, short: the backward pass is told from the forward one, and the loops' names are left out."""
     backward = "transpose(" in name
@@ -167,4 +176,6 @@ def size(count: float) -> str:
 def time(seconds: float) -> str:
     if seconds >= 2 * 86400:
         return f"{seconds / 86400:,.1f} days"
-    return f"{seconds / 3600:,.1f} hours" if seconds >= 7200 else f"{seconds / 60:,.1f} minutes"
+    if seconds >= 7200:
+        return f"{seconds / 3600:,.1f} hours"
+    return f"{seconds / 60:,.1f} minutes" if seconds >= 120 else f"{seconds:,.1f} seconds"

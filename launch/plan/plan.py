@@ -1,7 +1,7 @@
-"""`bert-jax plan`: what a config needs and takes on a slice that is not here, phase by phase, as plain values. `plan_page.py` writes the page.
+"""`bert-jax plan`: what a config needs and takes on a slice that is not here, phase by phase, as plain values. `page.py` writes the page.
 
-For each phase the update that `pretrain` makes is compiled for the slice: whole, for memory, collectives and the schedule, and as models of few layers without
-loops, from which FLOPs and bytes are extrapolated. Where a phase does not fit, more micro-batches are tried until it does.
+For each phase the update that `pretrain` makes is compiled for the slice. Where a phase does not fit, more micro-batches are tried until it does. On request models of few
+layers are compiled too, without loops, to tell what the loops cost.
 """
 
 import copy
@@ -15,14 +15,14 @@ from bert_jax.model.families import build_spec
 from bert_jax.plan import interconnect
 from bert_jax.plan.chips import GIB
 from bert_jax.plan.compiled import Measured, OutOfMemory
-from bert_jax.plan.estimate import Step, estimate
+from bert_jax.plan.estimate import Step, Unrolled, estimate, unroll
 from bert_jax.plan.topology import GpuCluster, Slice, parse_topology
 from launch.config import ConfigError
 from launch.phases import Phase, phases_of
 from launch.plan.programs import Programs, Shapes
 
-REMATS = ("none", "dots", "full")
-ENOUGH = 3  # settings of one remat that fit: smaller micro-batches than those only get slower
+REMATS = ("full", "dots", "elementwise", "none")  # from the one that keeps least
+ENOUGH = 2  # settings of one remat that fit: smaller micro-batches than those only get slower
 
 
 def default_cache() -> Path:
@@ -52,9 +52,10 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class PhasePlan:
-    """config: of the phase, with the accumulate and remat that the figures are of. asked: those of the config; fits: whether they fit; needed: bytes of a
+    """number: of the phase in the config. config: of the phase, with the accumulate and remat that the figures are of. asked: those of the config; fits: whether they fit; needed: bytes of a
     device, if not. tried: everything that was compiled."""
 
+    number: int
     name: str
     steps: int
     sequences: int
@@ -105,12 +106,12 @@ class Plan:
 
 
 def make_plan(
-    config: dict[str, Any], topology_name: str, *, price: float | None = None, search: bool = False, chip_batch: int | None = None, only: int | None = None,
-    cache: Path | None = None, keep_text: Path | None = None, say: Callable[[str], None] = lambda _: None,
+    config: dict[str, Any], topology_name: str, *, price: float | None = None, search: bool = False, unrolled: bool = False, chip_batch: int | None = None,
+    only: int | None = None, cache: Path | None = None, keep_text: Path | None = None, say: Callable[[str], None] = lambda _: None,
 ) -> Plan:
     """config: as `launch.config.load` gives it; with data.path, vocabulary and lengths in epochs come from the data. price: of a chip for an hour.
 
-    search: of each phase, the fastest of many micro-batches and remat settings. chip_batch: sequences of a chip in a step of one micro-batch, instead of
+    search: of each phase, the fastest of many micro-batches and remat settings. unrolled: tells `Step.unrolled` too. chip_batch: sequences of a chip in a step of one micro-batch, instead of
     the config's batch. only: one phase, counted from 0. keep_text: a directory for the compiled programs' text. say: takes a line on what is being
     done. ConfigError where the config cannot be planned, ImportError without libtpu."""
     topology = parse_topology(topology_name)
@@ -123,7 +124,7 @@ def make_plan(
         raise ConfigError(f"--phase={only}: the config has {len(phases)} phase(s), counted from 0")
     phases = phases if only is None else [phases[only]]
     with Programs(topology, cache, keep_text) as programs:
-        plans = tuple(plan_phase(phase, topology, programs, mask_id, search, say) for phase in phases)
+        plans = tuple(plan_phase(phase, topology, programs, mask_id, search, unrolled, say) for phase in phases)
     return Plan(config, topology, plans, price)
 
 
@@ -146,29 +147,34 @@ def open_phases(config: dict[str, Any]) -> tuple[list[Phase], int | None]:
     return phases_of(resolve_vocabulary(config, data), sequences_per_epoch), data.special["mask"]
 
 
-def plan_phase(phase: Phase, topology: Slice, programs: Programs, mask_id: int | None, search: bool, say: Callable[[str], None]) -> PhasePlan:
-    name = phase.name or "the run"
-    say(f"{name}: shapes on {topology.name}")
+def plan_phase(
+    phase: Phase, topology: Slice, programs: Programs, mask_id: int | None, search: bool, unrolled: bool, say: Callable[[str], None]
+) -> PhasePlan:
+    say(f"{phase.name or 'the run'}: shapes on {topology.name}")
     shapes = programs.shapes(phase.config)
     config, whole, tried = best_setting(phase, topology, programs, shapes, mask_id, search, say)
+    without_loops = unrolled_of(config, whole, topology, programs, shapes, mask_id, say) if unrolled else None
+    step = estimate(whole, topology, shapes.model_flops * config["batch_size"] / topology.devices, without_loops)
+    asked = setting_of(phase.config)
+    refused = next((one for one in tried if one.seconds is None and (one.accumulate, one.remat) == asked), None)
+    return PhasePlan(
+        number=phase.number, name=phase.name, steps=phase.stop - phase.start, sequences=sum(stage.batch_size * (stage.stop - stage.start) for stage in phase.batch_stages),
+        config=config, asked=asked, fits=refused is None, needed=refused.memory if refused else None, shapes=shapes, measured=whole, step=step,
+        traffic=traffic_of(whole, shapes.mesh, topology), tried=tuple(tried),
+    )
+
+
+def unrolled_of(
+    config: dict[str, Any], whole: Measured, topology: Slice, programs: Programs, shapes: Shapes, mask_id: int | None, say: Callable[[str], None]
+) -> Unrolled:
     encoder = build_spec(config["model"]).encoder
     first, period = encoder.first_layers, len(encoder.kinds)
     shallow = {}
     for depth in (first + period, first + 2 * period):
-        say(f"{name}: compiling {depth} layer(s), unrolled")
+        say(f"compiling {depth} layer(s), unrolled")
         shallow[depth] = programs.measure(config, layers=depth, mask_id=mask_id)
-    step = estimate(
-        shallow, whole, topology, layers=encoder.num_layers, accumulate=config["accumulate"],
-        update_bytes=2 * (shapes.weights + shapes.opt_state) + 2 * shapes.weights,  # state read and written, gradients too
-        model_flops=shapes.model_flops * config["batch_size"] / topology.devices,
-    )
-    asked = setting_of(phase.config)
-    refused = next((one for one in tried if one.seconds is None and (one.accumulate, one.remat) == asked), None)
-    return PhasePlan(
-        name=phase.name, steps=phase.stop - phase.start, sequences=sum(stage.batch_size * (stage.stop - stage.start) for stage in phase.batch_stages),
-        config=config, asked=asked, fits=refused is None, needed=refused.memory if refused else None, shapes=shapes, measured=whole, step=step,
-        traffic=traffic_of(whole, shapes.mesh, topology), tried=tuple(tried),
-    )
+    update_bytes = 2 * (shapes.weights + shapes.opt_state) + 2 * shapes.weights  # state read and written, gradients too
+    return unroll(shallow, whole, topology, layers=encoder.num_layers, accumulate=config["accumulate"], update_bytes=update_bytes)
 
 
 def best_setting(
@@ -181,16 +187,18 @@ def best_setting(
     for accumulate, remat in settings_to_try(phase.config, shards, search):
         if sum(one.seconds is not None and one.remat == remat for one in tried) == ENOUGH:
             continue
+        if any(one.accumulate == accumulate and one.seconds is None for one in tried):
+            continue  # with a remat that keeps less
         config = copy.deepcopy(phase.config)
         config["accumulate"], config["compute"]["remat"] = accumulate, remat
         rows = config["batch_size"] // (accumulate * shards)
         say(f"{phase.name or 'the run'}: compiling {rows} sequences a device, accumulate={accumulate}, remat={remat}")
         try:
-            whole = programs.measure(config, phase.start, mask_id=mask_id)
+            whole = programs.measure(config, mask_id=mask_id)
         except OutOfMemory as error:
             tried.append(Candidate(accumulate, remat, error.needed, None))
             continue
-        seconds = whole.cycles / topology.chip.clock + sum(interconnect.seconds(one, topology) for one in whole.collectives)
+        seconds = estimate(whole, topology, model_flops=0.0).seconds
         tried.append(Candidate(accumulate, remat, whole.peak, seconds))
         if best is None or seconds < best[0]:
             best = (seconds, config, whole)
@@ -223,7 +231,7 @@ def settings_to_try(config: dict[str, Any], shards: int, search: bool) -> Iterat
         yield from ((count, remat) for count in doubled)
         return
     rows = {count: config["batch_size"] // (count * shards) for count in possible}
-    for tried in (remat, *(other for other in REMATS if other != remat)):
+    for tried in REMATS:
         for count in possible:
             if rows[count] * config["length"] <= 65536 and (rows[count] & (rows[count] - 1) == 0 or count == own):
                 yield count, tried

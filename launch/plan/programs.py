@@ -23,7 +23,7 @@ PLACEHOLDER_MASK_ID = 4  # where no data says it; only the metrics compare with 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """What a config comes to on a mesh. weights, opt_state, batch: bytes of one device. state: bytes of the whole state, as in a checkpoint.
+    """What a config comes to on a mesh. weights, opt_state, batch, frozen (a teacher's parameters): bytes of one device. state: bytes of the whole state, as in a checkpoint.
     model_flops: of one sequence. saved: bytes that the forward pass of one micro-batch would keep on a device for the backward pass if the compiler
     fused nothing; only for GPUs, whose programs are not compiled."""
 
@@ -35,11 +35,12 @@ class Shapes:
     state: int
     model_flops: float
     saved: int | None = None
+    frozen: int = 0
 
 
 class Programs:
-    """A process that compiles; closed at the end of a `with`. Programs that were measured before are found in `cache`. keep_text: a directory for the text of
-    the compiled programs, which are then compiled in any case."""
+    """A process that compiles; closed at the end of a `with`. Programs that were compiled before are found in `cache`. keep_text: a directory for the text of
+    the compiled programs."""
 
     def __init__(self, topology: Slice | GpuCluster, cache: Path | None = None, keep_text: Path | None = None):
         if isinstance(topology, Slice):
@@ -63,16 +64,16 @@ class Programs:
         self.process.wait()
         self.errors.close()
 
-    def measure(self, config: dict[str, Any], first_step: int = 0, *, layers: int | None = None, mask_id: int | None = None) -> Measured:
+    def measure(self, config: dict[str, Any], *, layers: int | None = None, mask_id: int | None = None) -> Measured:
         """Of the update that `pretrain` makes with a phase's config on the slice. layers: of a model of that depth instead, without loops over the layers or
         micro-batches. OutOfMemory if it does not fit; ValueError for whatever the config gets wrong."""
         kept = None
         if self.keep_text is not None:
             self.keep_text.mkdir(parents=True, exist_ok=True)
             depth = "whole" if layers is None else f"{layers}_layers"
-            kept = self.keep_text / f"step{first_step}_{depth}_accumulate{config['accumulate']}_{config['compute']['remat']}.hlo.txt"
+            kept = self.keep_text / f"{config['batch_size']}x{config['length']}_{depth}_accumulate{config['accumulate']}_{config['compute']['remat']}.hlo.txt"
         answer = self.ask({
-            "config": config, "topology": self.topology.name, "first_step": first_step, "layers": layers, "mask_id": mask_id,
+            "config": config, "topology": self.topology.name, "layers": layers, "mask_id": mask_id,
             "cache": str(self.cache) if self.cache else None, "keep_text": str(kept) if kept else None,
         })  # fmt: skip
         return from_json(answer["measured"])
@@ -97,35 +98,42 @@ class Programs:
 
 
 def shallow(config: dict[str, Any], layers: int) -> dict[str, Any]:
-    """The config with so many layers (of a generator: as many in proportion), unrolled, and one micro-batch as its batch. The schedule, which costs nothing,
-    is the same for all, so that runs which differ in it share their measurements."""
+    """The config with so many layers (of a generator or a teacher: as many in proportion), unrolled, and one micro-batch as its batch."""
     config = copy.deepcopy(config)
     model = config["model"]
-    model |= {name: -(-model[name] * layers // model["num_layers"]) for name in ("generator_layers",) if name in model}
+    depth = model["num_layers"]
+    model |= {name: -(-model[name] * layers // depth) for name in ("generator_layers",) if name in model}
+    if "teacher" in config:
+        config["teacher"]["num_layers"] = -(-config["teacher"]["num_layers"] * layers // depth)
     model |= {name: 1 for name in ("layer_groups",) if name in model}  # which change what is stored, not what is computed
     model["num_layers"] = config["compute"]["unroll"] = layers
     config["batch_size"] //= config["accumulate"]
     config["accumulate"] = 1
-    config["batch_ramp"]["start"] = config["seed"] = 0
-    config["schedule"] = {"name": "constant", "peak": 1e-4, "warmup_steps": 0}
     return config
 
 
-def lower_step(config: dict[str, Any], devices: list, first_step: int, mask_id: int | None):
+def timeless(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with one schedule and seed for all, which cost nothing, so that runs and phases which differ in them share their measurements."""
+    return config | {"batch_ramp": config["batch_ramp"] | {"start": 0}, "seed": 0, "schedule": {"name": "constant", "peak": 1e-4, "warmup_steps": 0}}
+
+
+def lower_step(config: dict[str, Any], devices: list, mask_id: int | None):
     """The train step of `pretrain` for a phase's config, lowered for a mesh of these devices."""
     import jax
 
     from bert_jax.sharding import batch_sharding, replicated
+    from bert_jax.training.bad_steps import Limits
     from launch.pretrain import make_dropout_key
     from launch.run import build_run, step_of
 
+    config = timeless(config)
     run = build_run(config, PLACEHOLDER_MASK_ID if mask_id is None else mask_id, devices)
     rows = batch_sharding(run.mesh)
     batch = {name: jax.ShapeDtypeStruct(shape, dtype, sharding=rows) for name, (shape, dtype) in batch_shapes(config).items()}
     key = jax.eval_shape(lambda: make_dropout_key(config))
     with jax.set_mesh(run.mesh):
-        step = step_of(run, accumulate=config["accumulate"], first_step=first_step)
-        return step.lower(run.abstract, batch, jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(run.mesh)))
+        step = step_of(run, accumulate=config["accumulate"], first_step=0, limits=Limits(**config["bad_steps"]))
+        return step.lower(run.abstract, batch, jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(run.mesh)), *run.frozen)
 
 
 def batch_shapes(config: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -147,7 +155,6 @@ def shapes_of(config: dict[str, Any], devices: list, *, with_saved: bool = False
     import jax
 
     from bert_jax.sharding import batch_sharding
-    from bert_jax.training.metrics import model_flops
     from launch.run import build_run
 
     run = build_run(config, PLACEHOLDER_MASK_ID, devices)
@@ -165,8 +172,9 @@ def shapes_of(config: dict[str, Any], devices: list, *, with_saved: bool = False
         opt_state=local(run.abstract.opt_state),
         batch=local(batch),
         state=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.abstract)),
-        model_flops=model_flops(run.blueprint.spec, config["length"], config["masking"]["predictions"]),
+        model_flops=run.flops(config),
         saved=saved_bytes(run, config) if with_saved else None,
+        frozen=local(run.frozen),
     )
 
 
@@ -182,14 +190,17 @@ def saved_bytes(run, config: dict[str, Any]) -> int:
     batch = {name: jax.ShapeDtypeStruct(shape, dtype) for name, (shape, dtype) in shapes.items()}
     key = jax.eval_shape(lambda: make_dropout_key(config))
 
-    def backward(params, batch, key):
+    objective = run.minimised
+
+    def backward(params, batch, key, *frozen):
         def loss_of(params):
-            return total_loss(run.objective.sums(run.blueprint.model(params), batch, key=key, compute=run.compute)[0], run.objective.weights(batch), run.objective.scales)
+            losses, _ = objective.sums(run.blueprint.model(params), batch, *frozen, key=key, compute=run.compute)
+            return total_loss(losses, objective.weights(batch), objective.scales)
 
         return jax.vjp(loss_of, params)[1]
 
     held = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(run.blueprint.params)}
-    saved = jax.tree.leaves(jax.eval_shape(backward, run.blueprint.params, batch, key))
+    saved = jax.tree.leaves(jax.eval_shape(backward, run.blueprint.params, batch, key, *run.frozen))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in saved if (leaf.shape, leaf.dtype) not in held) // run.mesh.shape["tensor"]
 
 
@@ -205,12 +216,10 @@ def answer_to(request: dict[str, Any]) -> dict[str, Any]:
             return {"shapes": dataclasses.asdict(shapes_of(request["config"], slice_devices(topology) if real else jax.devices(), with_saved=not real))}
         except (ValueError, ImportError) as error:
             return {"error": str(error)}
-    config, first_step = request["config"], request["first_step"]
-    if request["layers"] is not None:
-        config, first_step = shallow(config, request["layers"]), 0
+    config = request["config"] if request["layers"] is None else shallow(request["config"], request["layers"])
     place = {name: Path(request[name]) if request[name] else None for name in ("cache", "keep_text")}
     try:
-        lowered = lower_step(config, slice_devices(topology), first_step, request["mask_id"])
+        lowered = lower_step(config, slice_devices(topology), request["mask_id"])
         return {"measured": dataclasses.asdict(measure(lowered, topology, **place))}
     except OutOfMemory as error:
         return {"out_of_memory": str(error)}

@@ -8,6 +8,8 @@ import os
 import sys
 import time
 
+import numpy as np
+
 import bert_jax.training.checkpoint_files
 import launch.held_out
 import launch.pretrain
@@ -96,7 +98,19 @@ def failing() -> None:
     at_batch(5, fail)
 
 
-MOMENTS = {moment.__name__: moment for moment in (compiling, restoring, evaluating, saving, hanging, failing)}
+def poisoned() -> None:
+    """Batches 8, 9 and 10 with NaN for weights; all take a while."""
+    batches = RecordedBatches.batches
+
+    def changed(self, start_step, stop_step=None):
+        for step, batch in enumerate(batches(self, start_step, stop_step), start_step):
+            time.sleep(0.05)
+            yield batch | {"mlm_weights": batch["mlm_weights"] * np.float32("nan")} if step in (8, 9, 10) else batch
+
+    RecordedBatches.batches = changed
+
+
+MOMENTS = {moment.__name__: moment for moment in (compiling, restoring, evaluating, saving, hanging, failing, poisoned)}
 
 if __name__ == "__main__":
     if "MOMENT" in os.environ:

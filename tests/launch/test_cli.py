@@ -1,5 +1,7 @@
 """The commands as a user runs them, on a small real run."""
 
+import dataclasses
+import itertools
 import json
 import shutil
 import subprocess
@@ -9,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from launch import pretrain
 from launch.cli import main
 from launch.load_model import load_model
 from tests.launch.conftest import SMALL, run
@@ -92,6 +95,48 @@ def test_a_changed_config_is_refused_with_the_difference(trained, prepared, tmp_
     assert "batch_size: 8 -> 16" in message and "--accept-changes" in message
     assert main([*arguments, "--config.steps=14", "--accept-changes"]) == 0
     assert (workdir / "checkpoints" / "step_00000014" / "commit.json").exists()
+
+
+def test_what_would_be_another_run_is_refused_with_the_difference(trained, prepared, corpus, tmp_path, capsys):
+    (tmp_path / "half.txt").write_text(corpus.read_text()[: len(corpus.read_text()) // 2])
+    run("prepare", f"--input={tmp_path / 'half.txt'}", f"--tokenizer={prepared.tokenizer}", f"--output={tmp_path / 'half'}", "--workers=1", "--holdout=0.2")
+    run("tokenizer", f"--input={corpus}", "--cased", "--vocab-size=1000", f"--output={tmp_path / 'cased'}")
+    run("prepare", f"--input={corpus}", f"--tokenizer={tmp_path / 'cased'}", f"--output={tmp_path / 'other'}", "--workers=1", "--holdout=0.2")
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file() and not path.name.startswith(("exit_reason", ".lock"))}
+    cases = [
+        ("--config.batch_size=16", "batch_size: 8 -> 16"), ("--config.seed=1", "seed: 0 -> 1"), ("--config.compute.dtype=bfloat16", "compute.dtype: 'float32' -> 'bfloat16'"),
+        (f"--config.data.path={tmp_path / 'half'}", f"(of {prepared.store}) -> "), (f"--config.data.path={tmp_path / 'other'}", "another tokenizer"),
+    ]
+    for change, expected in cases:
+        assert main(["pretrain", *SMALL, f"--workdir={trained}", f"--config.data.path={prepared.store}", change]) == 1
+        message = capsys.readouterr().err
+        assert expected in message and ("--accept-changes" in message) == (expected != "another tokenizer"), message
+    arguments = ["pretrain", *SMALL, f"--workdir={trained}", f"--config.data.path={tmp_path / 'other'}", "--accept-changes"]
+    assert main(arguments) == 1 and "another tokenizer" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_step_that_is_not_deterministic_is_found_before_the_run_goes_on(prepared, tmp_path, capsys, caplog, monkeypatch):
+    """The first of a run, and the one at which it continues."""
+    arguments = ["pretrain", *SMALL, f"--workdir={tmp_path / 'run'}", f"--config.data.path={prepared.store}", "--config.eval.every=0", "--check-determinism"]
+    run(*arguments, "--config.steps=4")
+    assert "deterministic: step 1 made twice" in caplog.text
+    make_step, calls = pretrain.step_of, itertools.count()
+
+    def make_drifting(*settings, **named):
+        step = make_step(*settings, **named)
+
+        def drifting(state, batch, key, *frozen):
+            state, metrics = step(state, batch, key, *frozen)
+            return dataclasses.replace(state, params=jax.tree.map(lambda leaf: leaf + 1e-6 * next(calls), state.params)), metrics
+
+        return drifting
+
+    monkeypatch.setattr(pretrain, "step_of", make_drifting)
+    assert main([*arguments, "--accept-changes"]) == 1
+    message = capsys.readouterr().err
+    assert "step 5, made twice" in message and "params.encoder" in message
+    assert not (tmp_path / "run/checkpoints/step_00000008").exists()
 
 
 def test_recorded_batches_train_to_the_same_weights(trained, prepared, tmp_path, capsys):

@@ -15,7 +15,7 @@ from launch import config as configs
 from launch.cli import main
 from launch.config import ConfigError
 from launch.phases import phases_of
-from launch.run import build_run
+from launch.run import build_run, step_of
 
 CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*.py") if path.stem != "__init__")
 BASE = "configs/bert_base.py"
@@ -83,8 +83,6 @@ def test_an_unknown_argument_is_not_swallowed(capsys):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_builds(path):
     """Every phase's abstract state and batch, by shape inference through the whole train step: nothing is allocated."""
-    from bert_jax.training.step import make_train_step
-
     for phase in phases_of(configs.load(str(path), [])):
         config = phase.config
         config["model"]["vocab_size"] = config["model"]["vocab_size"] or 6_000
@@ -94,11 +92,9 @@ def test_every_config_builds(path):
             batch["sop_labels"] = batch.pop("nsp_labels")
         check(batch)
         assert config["masking"]["predictions"] >= int(config["masking"]["rate"] * config["length"])
-        step = make_train_step(
-            run.blueprint, run.objective, run.tx, run.schedule, run.compute, run.abstract, run.mesh, accumulate=config["accumulate"], first_step=phase.start
-        )
+        step = step_of(run, accumulate=config["accumulate"], first_step=phase.start)
         shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), device_fields(batch))
-        state, metrics = jax.eval_shape(step, run.abstract, shapes, jax.eval_shape(lambda: jax.random.key(0)))
+        state, metrics = jax.eval_shape(step, run.abstract, shapes, jax.eval_shape(lambda: jax.random.key(0)), *run.frozen)
         assert jax.tree.map(lambda leaf: leaf.shape, state) == jax.tree.map(lambda leaf: leaf.shape, run.abstract)
         assert "loss" in metrics
 
@@ -143,3 +139,12 @@ def test_the_ablations_of_the_page_build():
         assert changed != configs.load(config.removeprefix("--config="), [])
         for phase in phases_of(changed):
             build_run(phase.config)
+
+
+def test_a_run_of_an_earlier_version_has_what_it_did_without_saying_so(tmp_path):
+    config = configs.load(BASE, [])
+    for field in configs.ADDED:
+        section, _, name = field.partition(".")
+        del config[section][name]
+    configs.write_json(tmp_path / "config.json", config)
+    assert configs.differences(configs.read_run_config(tmp_path), configs.load(BASE, [])) == []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import exit_codes
+from launch import exit_codes, witness
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -81,6 +81,36 @@ def test_a_run_that_stops_by_itself_is_left_to_do_so(tmp_path):
     process.send_signal(signal.SIGTERM)
     reason, _ = end(process, tmp_path, 75)
     assert reason["message"] == "SIGTERM"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
+def test_a_process_that_cannot_say_why_it_ended_has_a_witness(number, tmp_path):
+    process = start(tmp_path, HOLDS + "in_c_code()")
+    process.send_signal(number)
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while (reason := json.loads((tmp_path / "exit_reason.json").read_text()))["name"] == "running" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (reason["name"], reason["pid"], reason["again"], reason["last_durable_step"]) == ("gone", process.pid, True, 7)
+    assert [path.name for path in tmp_path.glob("exit_reason*")] == ["exit_reason.json"]
+
+
+def test_threads_that_others_left_do_not_keep_a_process(tmp_path):
+    """As Orbax's, after a save that failed: they wait for minutes for what never comes, and Python for them."""
+    leave = "import threading, launch.oversight; launch.oversight.ENDING_SECONDS = 0.5; threading.Thread(target=time.sleep, args=(1000,)).start(); "
+    end(start(tmp_path, HOLDS + leave + "return 75"), tmp_path, 75)
+    process = start(tmp_path, HOLDS + leave + "raise FloatingPointError('it is 3')")
+    assert "it is 3" in process.communicate(timeout=60)[1] and process.returncode == 76
+
+
+def test_a_witness_leaves_what_another_process_says(tmp_path):
+    path = tmp_path / "exit_reason.json"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for said in ({"pid": gone.pid, "name": "stopped"}, {"pid": gone.pid + 1, "name": "running"}):
+        path.write_text(json.dumps(said))
+        witness.main(gone.pid, str(path))
+        assert json.loads(path.read_text()) == said
 
 
 def test_ctrl_c_twice_interrupts(tmp_path):

@@ -1,12 +1,13 @@
-"""From measured programs to a step: extrapolation over depth and micro-batches, bounds, and what is tried when memory runs out."""
+"""From measured programs to a step: bounds, extrapolation over depth and micro-batches, and what is tried when memory runs out."""
 
 import dataclasses
 
 import pytest
 
+from bert_jax.model.spec import REMAT
 from bert_jax.plan.chips import GIB
 from bert_jax.plan.compiled import Measured, OutOfMemory, from_json
-from bert_jax.plan.estimate import estimate
+from bert_jax.plan.estimate import estimate, unroll
 from bert_jax.plan.hlo import Collective, Kernel
 from bert_jax.plan.topology import parse_topology
 from launch.config import ConfigError
@@ -21,32 +22,36 @@ LAYER, REST = 1e12, 3e11  # FLOPs; as bytes a hundredth of each
 def measured(layers: int, **changes) -> Measured:
     flops = REST + layers * LAYER
     fields = dict(
-        flops=flops, bytes=flops / 100, optimal_seconds=flops / 2e14, cycles=0.0, arguments=5, outputs=4, aliased=3, temporaries=7, code=2, collectives=(), kernels=(),
-        operations=(),
+        flops=flops, products=flops, bytes=flops / 100, cycles=flops / 1e6, optimal_seconds=flops / 2e14, compiler_bytes=flops / 50, arguments=5, outputs=4, aliased=3, temporaries=7, code=2,
+        collectives=(), kernels=(), operations=(),
     )
     return Measured(**fields | changes)
 
 
-def step_of(whole: Measured, accumulate: int = 1, update_bytes: float = 0.0):
-    return estimate({1: measured(1), 2: measured(2)}, whole, V4, layers=24, accumulate=accumulate, update_bytes=update_bytes, model_flops=accumulate * 24e12)
+def step_of(whole: Measured):
+    return estimate(whole, V4, model_flops=24e12)
+
+
+def unrolled_of(whole: Measured, accumulate: int = 1, update_bytes: float = 0.0):
+    return unroll({1: measured(1), 2: measured(2)}, whole, V4, layers=24, accumulate=accumulate, update_bytes=update_bytes)
 
 
 def test_two_depths_give_the_full_one():
-    step = step_of(measured(24))
-    assert step.flops == pytest.approx(REST + 24 * LAYER) and step.bytes == pytest.approx(step.flops / 100)
-    assert (step.layer_flops, step.layer_bytes, step.rest_bytes) == pytest.approx((LAYER, LAYER / 100, REST / 100))
-    assert step.flops_ratio == pytest.approx((REST + 24 * LAYER) / 24e12)
-    assert step.compiler_seconds == pytest.approx(step.flops / 2e14)
+    unrolled = unrolled_of(measured(24))
+    assert (unrolled.layer_flops, unrolled.layer_bytes, unrolled.rest_bytes) == pytest.approx((LAYER, LAYER / 50, REST / 50))
+    assert unrolled.compiler_seconds == pytest.approx((REST + 24 * LAYER) / 2e14)
+    assert unrolled.schedule_seconds == pytest.approx(step_of(measured(24)).schedule_seconds)
 
 
 def test_micro_batches_repeat_all_but_the_update():
-    once, often = step_of(measured(24)), step_of(measured(24), accumulate=8, update_bytes=1e9)
-    assert often.flops == pytest.approx(8 * once.flops)
-    assert often.bytes == pytest.approx(8 * once.bytes - 7e9)
+    once, often = unrolled_of(measured(24)), unrolled_of(measured(24), accumulate=8, update_bytes=1.2e9)
+    assert often.compiler_seconds == pytest.approx(8 * once.compiler_seconds - 7e-3)
+    assert often.layer_bytes == once.layer_bytes
 
 
 def test_the_larger_part_bounds_the_step():
     step = step_of(measured(24))
+    assert step.flops_ratio == pytest.approx((REST + 24 * LAYER) / 24e12)
     assert step.bound == "memory bandwidth" and step.roofline_seconds == pytest.approx(step.bytes / 1.2e12)
     flooded = step_of(measured(24, cycles=1.05e6, collectives=(Collective("all-reduce", 10**11, (0, 1, 2, 3), 1),)))
     assert flooded.bound == "interconnect" and flooded.seconds == pytest.approx(flooded.collective_seconds + 1e-3)
@@ -83,8 +88,8 @@ def test_what_does_not_fit_is_halved():
 
 def test_a_search_goes_from_large_micro_batches_to_small_for_every_remat():
     tried = settings(64, 2, search=True)
-    assert tried[:5] == [(1, "none"), (2, "none"), (4, "none"), (8, "none"), (16, "none")]
-    assert {remat for _, remat in tried} == {"none", "dots", "full"} and len(tried) == 15
+    assert tried[:5] == [(1, "full"), (2, "full"), (4, "full"), (8, "full"), (16, "full")]
+    assert {remat for _, remat in tried} == set(plan.REMATS) == set(REMAT) and len(tried) == 20
 
 
 @pytest.mark.parametrize(("devices", "axes"), [((0, 1), "tensor"), ((0, 2), "fsdp"), ((0, 4), "data"), ((0, 2, 4, 6), "data x fsdp"), ((3,), "none")])
@@ -98,9 +103,9 @@ class Fits:
     def __init__(self, rows: int):
         self.rows, self.seen = rows, []
 
-    def measure(self, config, first_step, mask_id=None):
+    def measure(self, config, mask_id=None):
         rows = config["batch_size"] // (config["accumulate"] * 4)
-        self.seen.append(rows)
+        self.seen.append((rows, config["compute"]["remat"]))
         if rows > self.rows * (1 if config["compute"]["remat"] == "none" else 2):
             raise OutOfMemory("temporaries (99.00G) exceeds available HBM (30.75G)")
         slower = 1 if config["compute"]["remat"] == "none" else 1.2
@@ -120,9 +125,11 @@ def test_the_first_that_fits_is_taken_and_the_refused_are_told():
 
 
 def test_a_search_finds_the_fastest_that_fits_among_all_remats():
-    config, whole, tried = best_of(Fits(8), search=True)
+    programs = Fits(8)
+    config, whole, tried = best_of(programs, search=True)
     assert (config["accumulate"], config["compute"]["remat"]) == (4, "none") and whole.temporaries == 8
-    assert {one.remat for one in tried if one.seconds} == {"none", "dots", "full"}
+    assert {one.remat for one in tried if one.seconds} == set(plan.REMATS)
+    assert [remat for rows, remat in programs.seen if rows == 32] == ["full"]  # what does not fit with most recomputed is not tried with less
 
 
 def test_where_nothing_fits_it_says_how_much_is_needed():

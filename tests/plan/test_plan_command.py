@@ -1,39 +1,43 @@
 """The `plan` command where nothing is compiled: GPUs by arithmetic, pages from given figures, and what it refuses."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from bert_jax.plan.compiled import Measured
-from bert_jax.plan.estimate import estimate
+from bert_jax.plan.estimate import Unrolled, estimate
 from bert_jax.plan.hlo import Collective, Operation
 from bert_jax.plan.topology import parse_topology
 from launch.cli import main
-from launch.config import load
+from launch.config import ConfigError, load
 from launch.phases import phases_of
 from launch.plan import page as plan_page
 from launch.plan.plan import Candidate, PhasePlan, Plan, setting_of, traffic_of, with_chip_batch
-from launch.plan.programs import Shapes, batch_shapes, shallow
+from launch.plan.programs import Shapes, batch_shapes, shallow, timeless
+from launch.run import compute_of
 
 GIB = 2**30
+UNROLLED = Unrolled(layer_flops=1e12, layer_bytes=1.5e9, rest_bytes=2e9, compiler_seconds=0.25, schedule_seconds=0.3)
 
 
 def make_plan(**changes) -> Plan:
     """Of BERT-large's two phases on a v4-32, from figures given here."""
     topology, config = parse_topology("v4-32"), load("bert_large", [])
     fields = dict(
-        flops=1e12, bytes=1e10, optimal_seconds=0.01, cycles=1e7, arguments=2 * GIB, outputs=2 * GIB, aliased=2 * GIB, temporaries=20 * GIB, code=GIB // 2,
+        flops=24e12, products=23e12, bytes=24e10, cycles=1e7, optimal_seconds=0.01, compiler_bytes=1e10, arguments=2 * GIB, outputs=2 * GIB, aliased=2 * GIB, temporaries=20 * GIB, code=GIB // 2,
         collectives=(Collective("all-reduce", 10**8, tuple(range(16)), 24),), kernels=(),
         operations=(Operation("jvp()/while/body/closed_call/bld,df->blf/dot_general", "fusion", 24, 10**7),),
     )
-    measured = {layers: Measured(**fields | {"flops": layers * 1e12, "bytes": layers * 1e10}) for layers in (1, 2)}
+    measured = Measured(**fields)
     shapes = Shapes({"data": 16, "fsdp": 1, "tensor": 1}, 336_000_000, GIB, GIB // 8, 2**20, 3 * GIB, 2.4e11)
     phases = []
     for phase in phases_of(config):
-        step = estimate(measured, measured[2], topology, layers=24, accumulate=1, update_bytes=0.0, model_flops=shapes.model_flops * 16)
+        step = estimate(measured, topology, shapes.model_flops * 16, UNROLLED)
         phases.append(PhasePlan(
-            phase.name, phase.stop - phase.start, 256 * (phase.stop - phase.start), phase.config, setting_of(phase.config), fits=True, needed=None, shapes=shapes, measured=measured[2],
-            step=step, traffic=traffic_of(measured[2], shapes.mesh, topology), tried=(Candidate(1, "none", 20 * GIB, 0.1),),
+            len(phases), phase.name, phase.stop - phase.start, 256 * (phase.stop - phase.start), phase.config, setting_of(phase.config), fits=True, needed=None, shapes=shapes, measured=measured,
+            step=step, traffic=traffic_of(measured, shapes.mesh, topology), tried=(Candidate(1, "none", 20 * GIB, 0.1),),
         ))  # fmt: skip
         phases[-1] = type(phases[-1])(**vars(phases[-1]) | changes)
     return Plan(config, topology, tuple(phases), price=3.0)
@@ -43,7 +47,7 @@ def test_a_page_says_what_a_person_decides_from():
     plan = make_plan()
     page = plan_page.to_markdown(plan, "bert_large")
     for words in ("It fits", "22.50 GiB of a device's 30.75 GiB", "32 TensorCores = 16 chips", "336.0M parameters", "12.00 GiB of disk", "900,000 steps of 256 x 128", "at 3 per chip-hour",
-                  "| all-reduce | data | 24 | 2,400.0 MB |", "bound by memory bandwidth", "| `bld,df->blf/dot_general` | fusion | 24 | 9.52 ms |", "4 host(s) feeds", "do not prove speed"):  # fmt: skip
+                  "| all-reduce | data | 24 | 2,400.0 MB |", "bound by memory bandwidth", "| `bld,df->blf/dot_general` | fusion | 24 | 9.52 ms |", "4 host(s) feeds", "1.50 GB a layer and micro-batch", "do not prove speed"):  # fmt: skip
         assert words in page, words
     assert plan.seconds == pytest.approx(sum(phase.sequences / phase.rate for phase in plan.phases))
     figures = json.loads(json.dumps(plan_page.to_json(plan)))
@@ -54,6 +58,8 @@ def test_a_page_says_what_would_fit():
     plan = make_plan(fits=False, needed=50 * GIB, asked=(1, "none"), config=phases_of(load("bert_large", ["config.accumulate=2"]))[0].config)
     page = plan_page.to_markdown(plan, "bert_large")
     assert "does not fit as configured" in page and "needs 50.00 GiB" in page and "--config.phases.0.accumulate=2" in page
+    alone = Plan(plan.config, plan.topology, plan.phases[1:], None)  # as with --phase=1
+    assert "--config.phases.1.accumulate=2" in plan_page.to_markdown(alone, "bert_large") and "phases.0." not in plan_page.to_markdown(alone, "bert_large")
 
 
 def test_a_page_warns_of_an_evaluation_that_does_not_divide():
@@ -89,10 +95,28 @@ def test_a_batch_for_each_chip_holds_for_all_phases():
     assert {(phase.config["batch_size"], phase.config["accumulate"]) for phase in phases} == {(64, 1)}
 
 
-def test_programs_of_few_layers_are_one_micro_batch_whatever_the_schedule():
-    first, second = (shallow(phase.config, 2) for phase in phases_of(load("bert_large_lamb_64k", ["config.phases.1.length=128", "config.phases.1.masking.predictions=20"])))
-    assert first["batch_size"] == 1024 and second["batch_size"] == 256
-    assert first["model"]["num_layers"] == first["compute"]["unroll"] == 2 and first["schedule"] == second["schedule"]
+def test_programs_of_few_layers_are_one_micro_batch():
+    config = shallow(phases_of(load("bert_large_lamb_64k", []))[0].config, 2)
+    assert config["batch_size"] == 1024 and config["model"]["num_layers"] == config["compute"]["unroll"] == 2
+
+
+def test_phases_that_differ_in_schedule_and_seed_share_their_program():
+    overrides = [f"config.phases.1.{override}" for override in ("length=128", "masking.predictions=20", "batch_size=65536", "accumulate=64", "steps=7038")]
+    first, second = (phase.config for phase in phases_of(load("bert_large_lamb_64k", overrides)))
+    assert first["schedule"] != second["schedule"]
+    assert timeless(first) == timeless(second | {"seed": 3})
+
+
+@pytest.mark.parametrize(("kind", "attention"), [("TPU v3", "xla"), ("TPU v4", "pallas"), ("TPU v6 lite", "pallas")])
+def test_attention_is_what_the_chip_can_compile(kind, attention):
+    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(device_kind=kind, platform="tpu")]))
+    assert compute_of(load("bert_base", []), mesh).attention == attention
+    asked = load("bert_base", ["config.compute.attention=pallas"])
+    if attention == "xla":
+        with pytest.raises(ConfigError, match="needs a TPU v4 or newer, not TPU v3"):
+            compute_of(asked, mesh)
+    else:
+        assert compute_of(asked, mesh).attention == "pallas"
 
 
 def test_batches_have_the_fields_of_their_objective():

@@ -1,6 +1,6 @@
 """One update on every mesh that is asked for, on eight virtual CPU devices: a program of its own, since the number of devices is fixed when jax starts.
 
-    python -m tests.training.mesh_runs DIRECTORY '[[[8, 1, 1], true, 1], ...]'      data x fsdp x tensor, zero1, accumulate
+    python -m tests.training.mesh_runs DIRECTORY '[[[8, 1, 1], true, 1], ...]' [SUBJECT]      data x fsdp x tensor, zero1, accumulate; what is trained: bert
 
 Prints a JSON list with a report for each: how far loss, gradients and updated parameters are from those of one device, each leaf's shape and the shape
 that lies on one device, and the program's collectives. With two or more, the first's checkpoint is restored on the others and on one device.
@@ -9,27 +9,56 @@ that lies on one device, and the program's collectives. With two or more, the fi
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from bert_jax.batch import device_fields
 from bert_jax.collectives import collectives
-from bert_jax.model.families import bert
-from bert_jax.model.spec import Compute
+from bert_jax.model.families import build_spec
+from bert_jax.model.spec import AnySpec, Compute
 from bert_jax.sharding import MESH_AXES, make_mesh, put_batch
 from bert_jax.training.checkpoint import Checkpoints
-from bert_jax.training.objectives import MaskedLm
+from bert_jax.training.distillation import Distillation
+from bert_jax.training.objectives import MaskedLm, Objective, objective_of
 from bert_jax.training.optim import OptimizerSpec, make_optimizer
 from bert_jax.training.schedules import Schedule
-from bert_jax.training.state import abstract_state, init_state, make_blueprint, shardings_of
+from bert_jax.training.state import Blueprint, abstract_params, abstract_state, init_state, make_blueprint, shardings_of
 from bert_jax.training.step import make_train_step
 from tests.training.conftest import make_batch
 
 ROWS = 16
 B1 = 0.9
 # Every axis that a mesh may cut has eight pieces and more; no two axes have the same length, so that a collective's shape tells what it carries.
-SIZES = dict(vocab_size=200, hidden_size=64, num_layers=2, num_heads=8, intermediate_size=112, max_positions=40, dropout=0.0, attention_dropout=0.0, nsp=False)
+SIZES = dict(vocab_size=200, hidden_size=64, num_layers=2, num_heads=8, intermediate_size=112, max_positions=40, dropout=0.0, attention_dropout=0.0)
+BERT = dict(family="bert", nsp=False) | SIZES
+GENERATOR = dict(generator_hidden_size=32, generator_layers=1, generator_heads=8, generator_intermediate_size=48)
+
+
+class Subject(NamedTuple):
+    """teacher: of a distillation."""
+
+    spec: AnySpec
+    objective: Objective | Distillation
+    teacher: Blueprint | None = None
+
+
+def subject(name: str) -> Subject:
+    if name == "distillation":
+        student, teacher = build_spec(BERT), make_blueprint(build_spec(BERT | {"num_layers": 4}))
+        return Subject(student, Distillation(MaskedLm(None), student, teacher, 2.0, 5.0, 2.0, 1.0, "real"), teacher)
+    deberta = SIZES | dict(max_distance=40)
+    sections = {
+        "bert": BERT,
+        "electra": dict(family="electra", embedding_size=48) | GENERATOR | SIZES,
+        "deberta": dict(family="deberta") | deberta,
+        "longformer": dict(family="longformer", window=4, global_tokens=2) | SIZES,
+        "big_bird": dict(family="big_bird", block_size=2, random_blocks=1) | SIZES,
+        "deberta_v3": dict(family="deberta_v3", generator_layers=2, position_buckets=8, convolution=3) | deberta,
+    }
+    spec = build_spec(sections[name])
+    return Subject(spec, objective_of(spec, None, 4))
 
 
 def names(tree, is_leaf=None) -> dict:
@@ -43,8 +72,9 @@ def distances(values, wanted):
 
 
 class Runs:
-    def __init__(self):
-        self.blueprint = make_blueprint(bert(**SIZES))
+    def __init__(self, subject: Subject):
+        self.objective, self.teacher = subject.objective, subject.teacher
+        self.blueprint = make_blueprint(subject.spec)
         # After one step from zero, the first moment is (1 - b1) times the gradient.
         self.tx = make_optimizer(OptimizerSpec("adamw_bert", B1, 0.999, 1e-3, 0.01, 1.0, ("bias", "norm")), self.blueprint.axes)
         self.schedule = Schedule(peak=5e-2, warmup_steps=0, total_steps=100, power=1.0, end=0.0, decay_from="warmup")
@@ -61,10 +91,12 @@ class Runs:
         mesh, abstract = self.abstract(sizes, zero1)
         state = jax.device_put(jax.tree.map(np.asarray, self.first), shardings_of(abstract))
         with jax.set_mesh(mesh):
-            step = make_train_step(self.blueprint, MaskedLm(None), self.tx, self.schedule, Compute(), abstract, mesh, accumulate=accumulate)
+            shapes = () if self.teacher is None else (abstract_params(self.teacher, mesh),)
+            frozen = tuple(jax.jit(self.teacher.init, out_shardings=shardings_of(each))(jax.random.key(2)) for each in shapes)
+            step = make_train_step(self.blueprint, self.objective, self.tx, self.schedule, Compute(), abstract, mesh, accumulate=accumulate, frozen=shapes)
             batch = put_batch(self.batch, mesh)
-            compiled = step.lower(state, batch, jax.random.key(1)).compile()
-            state, metrics = compiled(state, batch, jax.random.key(1))
+            compiled = step.lower(state, batch, jax.random.key(1), *frozen).compile()
+            state, metrics = compiled(state, batch, jax.random.key(1), *frozen)
         moments = next(part for part in state.opt_state if hasattr(part, "mu"))
         values = {"loss": metrics["loss"][0], "gradients": names(moments.mu), "params": names(state.params)}
         return jax.tree.map(np.asarray, values), state, compiled.as_text()
@@ -87,8 +119,8 @@ class Runs:
         return all(jax.tree.leaves((same, placed)))
 
 
-def main(directory: Path, cases: list) -> list[dict]:
-    runs, reports, states = Runs(), [], []
+def main(directory: Path, cases: list, name: str = "bert") -> list[dict]:
+    runs, reports, states = Runs(subject(name)), [], []
     for sizes, zero1, accumulate in cases:
         report, state = runs.report(tuple(sizes), zero1, accumulate)
         reports.append(report)
@@ -102,4 +134,4 @@ def main(directory: Path, cases: list) -> list[dict]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), json.loads(sys.argv[2]))))
+    print(json.dumps(main(Path(sys.argv[1]), json.loads(sys.argv[2]), *sys.argv[3:])))

@@ -1,10 +1,15 @@
 """Digests of arrays: any bit, and any place, shows. That they do not depend on the mesh is asserted by every restore of tests/training/test_sharding.py."""
 
+import threading
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from bert_jax.training.digests import digests
+from bert_jax.sharding import make_mesh
+from bert_jax.training.digests import compile_digests, digests, start_digests
 
 VALUES = np.random.default_rng(0).standard_normal((6, 4, 5)).astype(np.float32)
 
@@ -27,3 +32,14 @@ def test_every_sort_of_number_has_one(dtype):
     array = jnp.arange(12).reshape(3, 4).astype(dtype)
     assert digest(array) == digest(array) != digest(array.at[2, 3].set(jnp.asarray(0, dtype)))
     assert len(digest(jnp.asarray(1, dtype))) == 16 and len(digest(jnp.zeros((0, 3), dtype))) == 16
+
+
+def test_what_another_thread_compiled_is_not_compiled_again(caplog):
+    mesh = make_mesh(devices=jax.devices()[:1])
+    tree = {"a": jax.device_put(VALUES, NamedSharding(mesh, PartitionSpec()))}
+    thread = threading.Thread(target=compile_digests, args=(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree),))
+    thread.start()
+    thread.join()
+    with jax.log_compiles(), jax.set_mesh(mesh):
+        start_digests(tree)
+    assert "Compiling jit" not in caplog.text

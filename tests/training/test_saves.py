@@ -70,6 +70,23 @@ def test_a_disk_that_fills_while_it_is_written_leaves_no_temporary(timed, monkey
     assert names(timed) == ["step_00000001"]
 
 
+def test_what_a_failed_save_could_not_remove_goes_with_the_next(timed, monkeypatch, caplog):
+    """As on a disk that is read-only for a while."""
+    timed.save(1, TREES)
+    timed.wait()
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint_files, "_file_record", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        broken.setattr(checkpoint_files.CheckpointFiles, "discard", lambda *_: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only file system")))
+        broken.setattr(checkpoint_files.CheckpointFiles, "begin", lambda files, step, _: files.path(step).mkdir() or True)
+        timed.save(2, TREES)
+        timed.wait()
+    assert "could not be removed" in caplog.text and (timed.checkpoints.path(2)).exists()
+    (timed.checkpoints.path(2) / checkpoint_files.UNFINISHED).touch()
+    timed.save(3, TREES)
+    timed.wait()
+    assert names(timed) == ["step_00000001", "step_00000003"]
+
+
 def test_several_failures_in_a_row_are_the_end(timed, free):
     free.free = 0
     timed.save(1, TREES)

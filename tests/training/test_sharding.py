@@ -18,12 +18,12 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from bert_jax.model.families import bert
+from bert_jax.model.families import build_spec
 from bert_jax.sharding import MESH_AXES, RULES, shard_over_data
 from bert_jax.training.state import make_blueprint
 from bert_jax.training.transformations import is_axes
 from tests.training.conftest import LENGTH, SLOTS
-from tests.training.mesh_runs import ROWS, SIZES, names
+from tests.training.mesh_runs import BERT, ROWS, names
 
 # (data, fsdp, tensor), zero1, accumulate
 EVERYDAY = [((8, 1, 1), True, 1), ((2, 2, 2), True, 2)]
@@ -34,7 +34,7 @@ ALL = [
     for zero1 in ((False, True) if data > 1 else (False,))
 ]
 CASES = [*EVERYDAY, *(pytest.param(case, marks=pytest.mark.slow) for case in ALL if case not in EVERYDAY)]
-BLUEPRINT = make_blueprint(bert(**SIZES))
+BLUEPRINT = make_blueprint(build_spec(BERT))
 SHAPES, AXES = names(jax.tree.map(lambda leaf: leaf.shape, BLUEPRINT.params), is_axes), names(BLUEPRINT.axes, is_axes)
 
 
@@ -46,6 +46,16 @@ class Collective(NamedTuple):
     bytes: int
 
 
+def run_cases(directory: Path, cases: list, subject: str = "bert") -> dict:
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.training.mesh_runs", str(directory), json.dumps(cases), subject],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], env=os.environ | {"XLA_FLAGS": flags},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return dict(zip(cases, json.loads(result.stdout.splitlines()[-1])))
+
+
 @pytest.fixture(scope="module")
 def report_of(tmp_path_factory):
     """The report of a case; the everyday cases run together in one process, all others in another, the first time one is asked for."""
@@ -53,13 +63,7 @@ def report_of(tmp_path_factory):
     @functools.cache
     def reports(everyday: bool) -> dict:
         cases = EVERYDAY if everyday else [case for case in ALL if case not in EVERYDAY]
-        flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-        result = subprocess.run(
-            [sys.executable, "-m", "tests.training.mesh_runs", str(tmp_path_factory.mktemp("checkpoints")), json.dumps(cases)],
-            capture_output=True, text=True, cwd=Path(__file__).parents[2], env=os.environ | {"XLA_FLAGS": flags},
-        )
-        assert result.returncode == 0, result.stderr[-3000:]
-        return dict(zip(cases, json.loads(result.stdout.splitlines()[-1])))
+        return run_cases(tmp_path_factory.mktemp("checkpoints"), cases)
 
     return lambda case: reports(case in EVERYDAY)[case]
 
@@ -67,6 +71,14 @@ def report_of(tmp_path_factory):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_mesh_computes_what_one_device_does(report_of, case):
     farthest = report_of(case)["farthest"]
+    assert farthest["loss"] < 1e-6 and farthest["gradients"] < 1e-5 and farthest["params"] < 1e-5
+
+
+@pytest.mark.parametrize("subject", ["electra", "distillation", "deberta_v3", "longformer", "big_bird", pytest.param("deberta", marks=pytest.mark.slow)])
+def test_other_objectives_are_the_same_on_every_mesh_too(subject, tmp_path):
+    """With two networks in the state, and with one in it and a teacher beside it."""
+    (report,) = run_cases(tmp_path, [((2, 2, 2), True, 1)], subject).values()
+    farthest = report["farthest"]
     assert farthest["loss"] < 1e-6 and farthest["gradients"] < 1e-5 and farthest["params"] < 1e-5
 
 

@@ -5,8 +5,9 @@ trained but not exported.
 """
 
 import math
+from collections.abc import Callable
 
-from bert_jax.interop.architectures import albert, bert, distilbert, electra, modernbert
+from bert_jax.interop.architectures import albert, bert, big_bird, deberta, distilbert, electra, longformer, modernbert
 from bert_jax.interop.architectures.architecture import Architecture
 from bert_jax.model.families import build_spec
 
@@ -19,16 +20,31 @@ ARCHITECTURES: dict[str, Architecture] = {
     "distilbert": distilbert.DISTILBERT,
     "electra_discriminator": electra.ELECTRA_DISCRIMINATOR,
     "electra_generator": electra.ELECTRA_GENERATOR,
+    "deberta": deberta.DEBERTA,
+    "deberta_v2": deberta.DEBERTA_V2,
+    "deberta_v3_discriminator": deberta.DEBERTA_V3_DISCRIMINATOR,
     "modernbert": modernbert.MODERNBERT,
+    "longformer": longformer.LONGFORMER,
+    "big_bird": big_bird.BIG_BIRD,
 }
 # Families that transformers has as several models: (section, params) -> name of a part -> its section and params; and back, from a function that loads a part.
-PARTS = {"electra": electra.parts}
-WHOLE = {(electra.DISCRIMINATOR, electra.GENERATOR): electra.whole}  # by the names of the parts
+PARTS = {"electra": electra.parts, "deberta_v3": deberta.parts}
+PART_NAMES = (electra.DISCRIMINATOR, electra.GENERATOR)
+WHOLE = {"electra_discriminator": electra.whole, "deberta_v3_discriminator": deberta.whole}  # by the first part's family
 
 
 def parts_of(section: dict, params: dict) -> dict[str, tuple[dict, dict]]:
     """What a model is exported as: subdirectory -> (section, params). Most are one, in the directory itself."""
     return PARTS[section["family"]](section, params) if section["family"] in PARTS else {"": (section, params)}
+
+
+def whole_of(load: Callable[[str], tuple[dict, dict]]) -> tuple[dict, dict]:
+    """The inverse of `parts_of` for a model of several; load: the name of a part -> its (section, params). ValueError if they do not belong together."""
+    families = {name: load(name)[0]["family"] for name in PART_NAMES}
+    if families[PART_NAMES[0]] not in WHOLE:
+        found = ", ".join(f"{name} is of the family {family}" for name, family in families.items())
+        raise ValueError(f"{found}; give the parts of one model")
+    return WHOLE[families[PART_NAMES[0]]](load)
 
 
 def architecture_of(section: dict) -> Architecture:
@@ -70,6 +86,11 @@ def section_from_config(config: dict, *, nsp: bool, source: str) -> dict:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source} does not describe a model: {error}") from None
     return section
+
+
+def encoder_alone(section: dict, params: dict) -> tuple[dict, dict]:
+    """(section, params) of the model whose encoder is fine-tuned: of a model of several parts the first, otherwise what is given."""
+    return parts_of(section, params)[PART_NAMES[0]] if section["family"] in PARTS else (section, params)
 
 
 def config_from_section(section: dict, *, pad: int, cls: int, sep: int) -> dict:

@@ -1,6 +1,16 @@
 """ALBERT (Lan et al. 2019, arXiv 1909.11942) as transformers has it: groups of layers under their own numbers, and a head for the order of sentences."""
 
-from bert_jax.interop.architectures.architecture import Architecture, activation_of, check_sizes, check_values, sizes_of
+from bert_jax.interop.architectures.architecture import (
+    CLASSIFIER,
+    Architecture,
+    TaskClass,
+    activation_of,
+    check_sizes,
+    check_values,
+    linear,
+    sizes_of,
+    task_classes,
+)
 from bert_jax.interop.architectures.bert import DEFAULTED, EMBED_ROWS, REQUIRED_VALUES, SIZES
 from bert_jax.interop.weights import TORCH, Naming, under
 from bert_jax.model.spec import ModelSpec
@@ -75,4 +85,7 @@ def to_config(spec: ModelSpec, *, pad: int, cls: int, sep: int) -> dict:
     }
 
 
-ALBERT = Architecture("ALBERT", "albert", "Albert", NAMES, to_config, to_section, pair_logits="sop_logits", pair_objective="sentence-order prediction")
+TASKS = task_classes(TaskClass((*linear("pooler", "albert.pooler"), *CLASSIFIER), dropout="classifier_dropout_prob"))
+ALBERT = Architecture(
+    "ALBERT", "albert", "Albert", NAMES, to_config, to_section, pair_logits="sop_logits", pair_objective="sentence-order prediction", tasks=TASKS
+)

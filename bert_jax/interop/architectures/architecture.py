@@ -3,12 +3,41 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from bert_jax.interop.weights import Naming
+import numpy as np
+
+from bert_jax.interop.weights import Naming, Row
 from bert_jax.model.spec import AnySpec, DetectionSpec
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 EXPORTED_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
 MOST_LAYERS, LARGEST_SIZE = 10_000, 2**31 - 1  # so that no config.json, whatever it says, makes a table of names that fills the memory
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskClass:
+    """A class of transformers for downstream tasks. rows: of the head's weights. dropout: the field of config.json with the rate before the classifier; None if
+    that is the encoder's or none. fields: others that the head depends on, with the values under which ours computes the same. idle: weights that the class
+    has and never uses, with their number of axes, each of the hidden size."""
+
+    rows: tuple[Row, ...]
+    dropout: str | None = "classifier_dropout"
+    fields: dict[str, object] = dataclasses.field(default_factory=dict)
+    idle: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def linear(ours: str, theirs: str, *, bias: bool = True) -> tuple[Row, ...]:
+    """The rows of a dense layer."""
+    return ((f"{ours}.kernel", f"{theirs}.weight", "kernel"), *([(f"{ours}.bias", f"{theirs}.bias", "flat")] if bias else []))
+
+
+CLASSIFIER = linear("classifier", "classifier")
+SPAN_CLASSIFIER = linear("classifier", "qa_outputs")
+
+
+def task_classes(sequence: TaskClass, choice: TaskClass | None = None, **changes: TaskClass) -> dict[str, TaskClass]:
+    """By their names without prefix and "For", with what most models have for tokens and spans. choice: None if as `sequence`."""
+    tokens = {"TokenClassification": TaskClass(CLASSIFIER, sequence.dropout), "QuestionAnswering": TaskClass(SPAN_CLASSIFIER, dropout=None)}
+    return {"SequenceClassification": sequence, "MultipleChoice": choice or sequence, **tokens} | changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +47,11 @@ class Architecture:
     to_config: (spec, pad=, cls=, sep=) -> the fields of config.json. to_section: (config.json, nsp, source) -> the fields of the `model`
     section but for `family`; ValueError names the field, its value and what fits. only_class: of several families with one model_type, the
     class that tells this one. pair_logits: the output of the sentence-pair head; pair_objective: what it is usually trained for.
-    optional_pooler: whether the model without heads makes a pooler unless told otherwise.
+    optional_pooler: whether the model without heads makes a pooler unless told otherwise. headless: whether the class has none of our heads. completed:
+    (config.json, names of weights) -> config.json with what the names alone tell. more_inputs: (spec, input_ids) -> what transformers' model has to be
+    given besides a tokenizer's output to compute what ours does. as_trained: (its model) -> None, what has to be done with it for that before each input. tasks: its classes for downstream tasks. without: of those that are not among them, why.
+    poolings: which vectors their classifiers of sequences can read; pooling_field: of config.json, which says so if there are several. remarks: for the model cards of
+    classes for downstream tasks.
     """
 
     title: str
@@ -31,12 +64,23 @@ class Architecture:
     pair_logits: str = "seq_relationship_logits"
     pair_objective: str = "next-sentence prediction"
     optional_pooler: bool = True
+    headless: bool = False
+    completed: Callable[[dict, Iterable[str]], dict] = lambda config, names: config
+    more_inputs: Callable[[AnySpec, np.ndarray], dict[str, np.ndarray]] = lambda spec, input_ids: {}
+    as_trained: Callable[[object], None] = lambda model: None
+    tasks: dict[str, TaskClass] = dataclasses.field(default_factory=dict)
+    without: dict[str, str] = dataclasses.field(default_factory=dict)
+    poolings: tuple[str, ...] = ("cls",)
+    pooling_field: str | None = None
+    remarks: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def model_class(self, spec: AnySpec) -> str:
-        return self.class_prefix + ("ForMaskedLM" if self.logits(spec).keys() == {"MLM logits"} else "ForPreTraining")
+        return self.only_class or self.class_prefix + ("ForMaskedLM" if self.logits(spec).keys() == {"MLM logits"} else "ForPreTraining")
 
     def logits(self, spec: AnySpec) -> dict[str, str]:
         """Our heads' logits (`every_logit`) -> the outputs of the class that hold them."""
+        if self.headless:
+            return {}
         if isinstance(spec, DetectionSpec):
             return {"detection logits": "logits"}
         return {"MLM logits": "prediction_logits", "NSP logits": self.pair_logits} if spec.nsp else {"MLM logits": "logits"}

@@ -4,7 +4,17 @@ google-research/bert. Their configs, bert_config.json included, name their field
 import dataclasses
 import functools
 
-from bert_jax.interop.architectures.architecture import Architecture, activation_of, check_sizes, check_values, sizes_of
+from bert_jax.interop.architectures.architecture import (
+    CLASSIFIER,
+    Architecture,
+    TaskClass,
+    activation_of,
+    check_sizes,
+    check_values,
+    linear,
+    sizes_of,
+    task_classes,
+)
 from bert_jax.interop.weights import TORCH, Naming, under
 from bert_jax.model.families import FAMILY_FIELDS
 from bert_jax.model.spec import ModelSpec
@@ -190,13 +200,18 @@ def to_config(spec: ModelSpec, *, pad: int, cls: int, sep: int, names_ends: bool
     }
 
 
-def _architecture(title: str, family: str, model_type: str, class_prefix: str, naming: Naming, names_ends: bool) -> Architecture:
-    return Architecture(
-        title, model_type, class_prefix, naming, functools.partial(to_config, names_ends=names_ends), functools.partial(to_section, family=family)
-    )
+# The first has the pretrained pooler before a classifier of sequences, RoBERTa a layer of the classifier's own, but not before one of choices.
+TASKS = task_classes(TaskClass((*linear("pooler", "bert.pooler.dense"), *CLASSIFIER)))
+ROBERTA_CLASSIFIER = (*linear("pooler", "classifier.dense"), *linear("classifier", "classifier.out_proj"))
+ROBERTA_TASKS = task_classes(TaskClass(ROBERTA_CLASSIFIER), TaskClass((*linear("pooler", "roberta.pooler.dense"), *CLASSIFIER), dropout=None))
 
 
-BERT = _architecture("BERT", "bert", "bert", "Bert", BERT_NAMES, names_ends=False)
-ROBERTA = _architecture("RoBERTa", "roberta", "roberta", "Roberta", ROBERTA_NAMES, names_ends=True)
-XLM_ROBERTA = _architecture("XLM-RoBERTa", "xlm_roberta", "xlm-roberta", "XLMRoberta", ROBERTA_NAMES, names_ends=True)
-XLM_ROBERTA_XL = _architecture("XLM-RoBERTa-XL", "xlm_roberta_xl", "xlm-roberta-xl", "XLMRobertaXL", XLM_ROBERTA_XL_NAMES, names_ends=True)
+def _architecture(title: str, family: str, model_type: str, class_prefix: str, naming: Naming, names_ends: bool, tasks: dict[str, TaskClass]) -> Architecture:
+    described = functools.partial(to_config, names_ends=names_ends), functools.partial(to_section, family=family)
+    return Architecture(title, model_type, class_prefix, naming, *described, tasks=tasks)
+
+
+BERT = _architecture("BERT", "bert", "bert", "Bert", BERT_NAMES, names_ends=False, tasks=TASKS)
+ROBERTA = _architecture("RoBERTa", "roberta", "roberta", "Roberta", ROBERTA_NAMES, names_ends=True, tasks=ROBERTA_TASKS)
+XLM_ROBERTA = _architecture("XLM-RoBERTa", "xlm_roberta", "xlm-roberta", "XLMRoberta", ROBERTA_NAMES, names_ends=True, tasks=ROBERTA_TASKS)
+XLM_ROBERTA_XL = _architecture("XLM-RoBERTa-XL", "xlm_roberta_xl", "xlm-roberta-xl", "XLMRobertaXL", XLM_ROBERTA_XL_NAMES, names_ends=True, tasks=ROBERTA_TASKS)

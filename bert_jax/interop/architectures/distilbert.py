@@ -1,6 +1,17 @@
 """DistilBERT (Sanh et al. 2019, arXiv 1910.01108) as transformers has it: BERT's layers under names of their own, without token types and pooler."""
 
-from bert_jax.interop.architectures.architecture import EXPORTED_ACTIVATIONS, Architecture, activation_of, check_sizes, check_values
+from bert_jax.interop.architectures.architecture import (
+    CLASSIFIER,
+    EXPORTED_ACTIVATIONS,
+    SPAN_CLASSIFIER,
+    Architecture,
+    TaskClass,
+    activation_of,
+    check_sizes,
+    check_values,
+    linear,
+    task_classes,
+)  # fmt: skip
 from bert_jax.interop.weights import TORCH, Naming
 from bert_jax.model.spec import ModelSpec
 
@@ -80,4 +91,9 @@ def to_config(spec: ModelSpec, *, pad: int, cls: int, sep: int) -> dict:
     }
 
 
-DISTILBERT = Architecture("DistilBERT", "distilbert", "DistilBert", NAMES, to_config, to_section, optional_pooler=False)
+TASKS = task_classes(
+    TaskClass((*linear("pooler", "pre_classifier"), *CLASSIFIER), dropout="seq_classif_dropout"),
+    TokenClassification=TaskClass(CLASSIFIER, dropout=None),
+    QuestionAnswering=TaskClass(SPAN_CLASSIFIER, dropout="qa_dropout"),
+)
+DISTILBERT = Architecture("DistilBERT", "distilbert", "DistilBert", NAMES, to_config, to_section, optional_pooler=False, tasks=TASKS)

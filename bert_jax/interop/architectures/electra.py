@@ -5,8 +5,18 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from bert_jax.interop.architectures.architecture import Architecture, activation_of, check_sizes, check_values, sizes_of
-from bert_jax.interop.architectures.bert import DEFAULTED, EMBED_ROWS, LAYER_ROWS, REQUIRED_VALUES, SIZES
+from bert_jax.interop.architectures.architecture import (
+    CLASSIFIER,
+    Architecture,
+    TaskClass,
+    activation_of,
+    check_sizes,
+    check_values,
+    linear,
+    sizes_of,
+    task_classes,
+)
+from bert_jax.interop.architectures.bert import DEFAULTED, EMBED_ROWS, LAYER_ROWS, REQUIRED_VALUES, ROBERTA_CLASSIFIER, SIZES
 from bert_jax.interop.weights import TORCH, Naming, under
 from bert_jax.model.families import FAMILY_FIELDS
 from bert_jax.model.spec import AnySpec
@@ -92,8 +102,13 @@ def whole(load: Callable[[str], tuple[dict, dict]]) -> tuple[dict, dict]:
     return section | sizes | {"family": "electra", "detection_weight": 50.0}, params | {"generator": generator | {"encoder": encoder}}
 
 
+SUMMARY = {"summary_type": "first", "summary_use_proj": True, "summary_activation": "gelu"}
+CHOICE = TaskClass((*linear("pooler", "sequence_summary.summary"), *CLASSIFIER), dropout="summary_last_dropout", fields=SUMMARY)
+TASKS = task_classes(TaskClass(ROBERTA_CLASSIFIER), CHOICE)
+
+
 def _architecture(title: str, only_class: str) -> Architecture:
-    return Architecture(title, "electra", "Electra", NAMES, to_config, to_section, only_class, optional_pooler=False)
+    return Architecture(title, "electra", "Electra", NAMES, to_config, to_section, only_class, optional_pooler=False, tasks=TASKS)
 
 
 ELECTRA_DISCRIMINATOR = _architecture("ELECTRA", "ElectraForPreTraining")

@@ -1,6 +1,6 @@
 """ModernBERT (Warner et al. 2024, arXiv 2412.13663) as transformers has it: one matrix for query, key and value, one for both halves of the MLP."""
 
-from bert_jax.interop.architectures.architecture import Architecture, check_sizes, check_values
+from bert_jax.interop.architectures.architecture import CLASSIFIER, Architecture, TaskClass, check_sizes, check_values, linear, task_classes
 from bert_jax.interop.weights import TORCH, Naming
 from bert_jax.model.spec import ModelSpec
 
@@ -125,4 +125,8 @@ def to_config(spec: ModelSpec, *, pad: int, cls: int, sep: int) -> dict:
     }
 
 
-MODERNBERT = Architecture("ModernBERT", "modernbert", "ModernBert", NAMES, to_config, to_section, optional_pooler=False)
+HEAD = TaskClass((*linear("pooler", "head.dense", bias=False), ("pooler_norm.scale", "head.norm.weight", "flat"), *CLASSIFIER))  # in all of its classes
+MODERNBERT = Architecture(
+    "ModernBERT", "modernbert", "ModernBert", NAMES, to_config, to_section, optional_pooler=False,
+    tasks=task_classes(HEAD, TokenClassification=HEAD, QuestionAnswering=HEAD), poolings=("cls", "mean"), pooling_field="classifier_pooling",
+)  # fmt: skip

@@ -3,6 +3,8 @@
 import inspect
 
 from bert_jax.model.families.berts import academic_bert, albert, bert, distilbert, roberta, xlm_roberta_xl
+from bert_jax.model.families.deberta import deberta, deberta_v2, deberta_v3, deberta_v3_discriminator
+from bert_jax.model.families.long import big_bird, longformer
 from bert_jax.model.families.modern import crammed_bert, modernbert, mosaic_bert
 from bert_jax.model.families.replaced_tokens import electra, electra_discriminator, electra_generator
 from bert_jax.model.spec import AnySpec
@@ -17,10 +19,16 @@ FAMILIES = {
     "electra": electra,
     "electra_generator": electra_generator,
     "electra_discriminator": electra_discriminator,
+    "deberta": deberta,
+    "deberta_v2": deberta_v2,
+    "deberta_v3": deberta_v3,
+    "deberta_v3_discriminator": deberta_v3_discriminator,
     "academic_bert": academic_bert,
     "crammed_bert": crammed_bert,
     "mosaic_bert": mosaic_bert,
     "modernbert": modernbert,
+    "longformer": longformer,
+    "big_bird": big_bird,
 }
 # The fields of a config's `model` section besides `family`.
 FAMILY_FIELDS: dict[str, tuple[str, ...]] = {name: tuple(inspect.signature(make).parameters) for name, make in FAMILIES.items()}

@@ -2,18 +2,19 @@
 
 import dataclasses
 import json
+from pydoc_data.topics import topics
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
-from pydoc_data.topics import topics
 
 from bert_jax.interop.tasks import Task
 from bert_jax.model.families import build_spec
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.state import make_blueprint
+from configs.finetune.classification import get_config
 from launch.config import write_json
 from launch.exchange import export
 from launch.finetune.start import start_params
@@ -24,7 +25,6 @@ from launch.model_section import write_model_section
 SIZES = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "intermediate_size": 24, "max_positions": 32}
 BERT = SIZES | {"family": "bert", "vocab_size": 200}
 TASK = Task("classification", 2, "cls", 0.3, ("bad", "good"), 24)
-CONFIG = {"steps": 7, "task": {"kind": "classification", "train": "/data/private/train.csv", "eval": "dev.csv", "test": ""}}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,8 @@ def fine_tuned(tmp_path_factory):
     tokenizer.save(str(workdir / "tokenizer" / "tokenizer.json"))
     write_model_section(workdir, BERT)
     task.write(workdir)
-    write_json(workdir / "config.json", CONFIG)
+    config = get_config().to_dict()
+    write_json(workdir / "config.json", config | {"steps": 7, "task": config["task"] | {"train": "/data/private/train.csv", "eval": "dev.csv"}})
     records = [{"seed": seed, "step": 7, "eval": {"accuracy": 0.5 + seed / 10}} for seed in (0, 1)]
     for record in records:
         place = workdir / "seeds" / str(record["seed"])

@@ -97,9 +97,15 @@ def test_the_job_set_has_the_structure_that_its_controller_reads():
     assert all(isinstance(value, str) for value in annotations.values()) and annotations["gke-gcsfuse/volumes"] == "true"
 
 
-@pytest.mark.parametrize("topology, hosts, chips", [("1x1", 1, 1), ("2x2", 1, 4), ("2x4", 2, 4), ("2x2x1", 1, 4), ("2x2x4", 4, 4), ("4x4x8", 32, 4)])
-def test_a_pod_for_each_machine(topology, hosts, chips):
-    job = job_set(Workload("large", "v4", topology, "i:1"), PAYLOAD)["spec"]["replicatedJobs"][0]["template"]["spec"]
+@pytest.mark.parametrize(
+    "generation, topology, hosts, chips",
+    [
+        ("v5e", "1x1", 1, 1), ("v5e", "2x2", 1, 4), ("v5e", "2x4", 1, 8), ("v6e", "2x4", 1, 8), ("v5e", "4x4", 4, 4), ("v3", "2x2", 1, 4), ("v4", "2x2x1", 1, 4),
+        ("v4", "2x2x2", 2, 4), ("v4", "2x2x4", 4, 4), ("v5p", "4x4x8", 32, 4),
+    ],
+)  # fmt: skip
+def test_a_pod_for_each_machine(generation, topology, hosts, chips):
+    job = job_set(Workload("large", generation, topology, "i:1"), PAYLOAD)["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["parallelism"] == job["completions"] == hosts
     assert job["template"]["spec"]["containers"][0]["resources"]["limits"] == {"google.com/tpu": chips}
 
