@@ -1,10 +1,11 @@
-"""Compiles a step for a TPU slice that is not here, with libtpu, and measures the compiled program. Results are kept by the program's own text.
+"""Compiles a step for a TPU slice that is not here, with libtpu, and measures the compiled program. What the compiler says is kept by the program's own text.
 
 Needs `libtpu` and, before JAX starts, the environment of `libtpu_environment()`. A program enters as `jax.stages.Lowered` over the devices of `slice_devices`;
 plain numbers leave, as `Measured`.
 """
 
 import dataclasses
+import gzip
 import hashlib
 import json
 import os
@@ -13,10 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bert_jax.plan.costs import Costs
 from bert_jax.plan.hlo import Collective, Kernel, Operation, Program
 from bert_jax.plan.topology import Slice
 
-FORMAT = 2  # of the kept results
+FORMAT = 3  # of what is kept
 LONGEST = 40  # operations that are kept
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -34,14 +36,18 @@ class OutOfMemory(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Of one device's program and one step. flops, bytes: the compiler's cost analysis, in which a loop's body counts once (whole and true for unrolled
-    programs without loops). optimal_seconds: the compiler's own estimate by the same count. cycles: its estimate for each scheduled operation, times its
-    executions, which holds for loops too; operations: where the most of them go. arguments, outputs, aliased, temporaries, code: bytes of memory."""
+    """Of one device's program and one step, loops counted as often as they run.
+
+    flops: the compiler's count, and `costs` for what is repeated; products: those of matrix products and kernels. bytes: read and written by the instructions, by `costs`. cycles: the compiler's estimate for
+    each scheduled operation; operations: where the most of them go. optimal_seconds, compiler_bytes: the compiler's own estimate and count, in which a loop's body
+    counts once. arguments, outputs, aliased, temporaries, code: bytes of memory."""
 
     flops: float
+    products: float
     bytes: float
-    optimal_seconds: float
     cycles: float
+    optimal_seconds: float
+    compiler_bytes: float
     arguments: int
     outputs: int
     aliased: int
@@ -85,57 +91,63 @@ def slice_devices(topology: Slice) -> list[Any]:
 
 
 def measure(lowered, topology: Slice, *, cache: Path | None, options: dict[str, str] | None = None, keep_text: Path | None = None) -> Measured:
-    """Compiles, or finds what was measured of the same program for the same slice and versions. OutOfMemory if it does not fit (kept too).
+    """Compiles, or finds what the compiler said of the same program for the same slice and versions. OutOfMemory if it does not fit (kept too).
 
-    options: of the compiler. keep_text: where to write the compiled program's text; then nothing is taken from the cache.
+    options: of the compiler. keep_text: where to write the compiled program's text.
     """
     about = {"format": FORMAT, "topology": topology.libtpu, "options": options or {}, **versions()}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode() + lowered.as_text().encode()).hexdigest()[:32]
-    kept = cache / f"{key}.json" if cache else None
-    if kept is not None and kept.is_file() and keep_text is None:
-        held = json.loads(kept.read_text())
-        if "out_of_memory" in held:
-            raise OutOfMemory(held["out_of_memory"])
-        return from_json(held)
-    try:
-        measured = _measure(lowered, topology, options, keep_text)
-        record = dataclasses.asdict(measured)
-    except OutOfMemory as error:
-        record = {"out_of_memory": str(error)}
-        raise
-    finally:
-        if kept is not None and "record" in locals():
+    kept = cache / f"{key}.json.gz" if cache else None
+    if kept is not None and kept.is_file():
+        said = json.loads(gzip.decompress(kept.read_bytes()))
+    else:
+        said = _compile(lowered, options)
+        if kept is not None:
             cache.mkdir(parents=True, exist_ok=True)
             temporary = kept.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(record))
+            temporary.write_bytes(gzip.compress(json.dumps(said).encode()))
             os.replace(temporary, kept)
-    return measured
+    if "out_of_memory" in said:
+        raise OutOfMemory(said["out_of_memory"])
+    if keep_text is not None:
+        keep_text.write_text(said["text"])
+    return _measured(said, topology)
 
 
-def _measure(lowered, topology: Slice, options: dict[str, str] | None, keep_text: Path | None) -> Measured:
+def _compile(lowered, options: dict[str, str] | None) -> dict[str, Any]:
+    """What the compiler says, as plain values: text, cost and memory, or out_of_memory."""
     try:
         compiled = lowered.compile(compiler_options=options)
     except Exception as error:
         if "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower():
-            raise OutOfMemory(_told(str(error))) from None
+            return {"out_of_memory": _told(str(error))}
         raise
-    cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
-    if keep_text is not None:
-        keep_text.write_text(text)
-    program = Program(text)
-    kernels, operations = program.kernels(), program.operations()
-    seconds = cost.get("optimal_seconds", 0.0)
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    sizes = ("argument_size", "output_size", "alias_size", "temp_size", "generated_code_size")
+    return {
+        "text": compiled.as_text(),
+        "cost": {name: cost.get(name, 0.0) for name in ("flops", "bytes accessed", "optimal_seconds")},
+        "memory": {name: getattr(memory, f"{name}_in_bytes") for name in sizes},
+    }
+
+
+def _measured(said: dict[str, Any], topology: Slice) -> Measured:
+    program = Program(said["text"])
+    costs, kernels, operations = Costs(program), program.kernels(), program.operations()
+    arguments, outputs, aliased, temporaries, code = said["memory"].values()
     return Measured(
-        flops=cost["flops"],
-        # Of a kernel with a stated cost the analysis takes the stated FLOPs, and as bytes the stated ones beside operands and results: here the stated alone.
-        bytes=cost["bytes accessed"] - sum(kernel.traffic for kernel in kernels if kernel.bytes is not None),
-        optimal_seconds=seconds % 1.0,  # each operation of unknown cost counts as -1 s; the rest is far below a second in programs of few layers
+        flops=said["cost"]["flops"] + costs.repeated_flops(),
+        products=costs.products(),
+        bytes=costs.moved(),
         cycles=sum(operation.cycles for operation in operations),
-        arguments=memory.argument_size_in_bytes,
-        outputs=memory.output_size_in_bytes,
-        aliased=memory.alias_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes,
-        code=memory.generated_code_size_in_bytes,
+        optimal_seconds=said["cost"]["optimal_seconds"] % 1.0,  # each operation of unknown cost counts as -1 s; the rest is far below a second in programs of few layers
+        # Of a kernel with a stated cost the compiler counts the stated bytes beside operands and results: here the stated alone.
+        compiler_bytes=said["cost"]["bytes accessed"] - sum(kernel.traffic for kernel in kernels if kernel.bytes is not None),
+        arguments=arguments,
+        outputs=outputs,
+        aliased=aliased,
+        temporaries=temporaries,
+        code=code,
         collectives=tuple(program.collectives(topology.devices)),
         kernels=tuple(kernels),
         operations=tuple(operations[:LONGEST]),

@@ -1,10 +1,12 @@
 """From measured programs to what a step should take.
 
-Three estimates of the time a device computes, each from another reading of the compiler:
+Estimates of the time a device computes, each from another reading of the compiler:
   roofline    the larger of flops / peak and bytes / memory bandwidth, of the whole step: no program of these flops and bytes is faster
-  compiler    the compiler's cost model (`optimal_seconds`), operation by operation
   schedule    the cycles that the compiler expects of each operation of the real program, loops included, over the clock
-The first two are extrapolated from unrolled models of few layers. To each the collectives are added, as if nothing overlapped.
+and, from models of few layers without loops, extrapolated to the real depth (`Unrolled`):
+  compiler    its cost model (`optimal_seconds`), operation by operation
+  schedule    as above, of a program without loops over layers
+To each the collectives are added, as if nothing overlapped.
 """
 
 import dataclasses
@@ -17,24 +19,30 @@ KERNEL_SHARE = 0.5  # of the peak, by a custom kernel in the schedule: heads of 
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """Of one device and one update, in FLOPs, bytes and seconds. layer_*: of one layer and one micro-batch, with the layer's part of the update.
+class Unrolled:
+    """Without loops over layers and micro-batches, of one device. layer_flops, layer_bytes: of one layer and one micro-batch, with the layer's part of the update, by
+    the compiler's count. rest_bytes: of embeddings, heads and their part of the update. compiler_seconds, schedule_seconds: of the step."""
 
-    rest_bytes: of embeddings, heads and their part of the update. unrolled_seconds: the schedule's cycles extrapolated from the unrolled models: what the loop
-    over the layers costs is the difference. model_flops: of the whole batch, by `metrics.model_flops`, divided by the devices."""
-
-    flops: float
-    bytes: float
     layer_flops: float
     layer_bytes: float
     rest_bytes: float
+    compiler_seconds: float
+    schedule_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Of one device and one update, in FLOPs, bytes and seconds. model_flops: of the whole batch, by `metrics.model_flops`, divided by the devices.
+    unrolled: if it was measured."""
+
+    flops: float
+    bytes: float
     model_flops: float
     peak_flops: float
     bandwidth: float
-    compiler_seconds: float
     schedule_seconds: float
-    unrolled_seconds: float
     collective_seconds: float
+    unrolled: Unrolled | None = None
 
     @property
     def flops_ratio(self) -> float:
@@ -67,11 +75,24 @@ class Step:
         return self.model_flops / seconds / self.peak_flops
 
 
-def estimate(
-    shallow: dict[int, Measured], whole: Measured, topology: Slice, *, layers: int, accumulate: int, update_bytes: float, model_flops: float
-) -> Step:
-    """shallow: of two depths, unrolled, with one micro-batch. whole: of the real program. update_bytes: that the update moves on a device, and that
-    the shallow programs hold once, but a step of several micro-batches does not repeat. model_flops: of a device's share of the batch."""
+def estimate(whole: Measured, topology: Slice, model_flops: float, unrolled: Unrolled | None = None) -> Step:
+    """whole: of the real program. model_flops: of a device's share of the batch."""
+    chip = topology.chip
+    return Step(
+        flops=whole.flops,
+        bytes=whole.bytes,
+        model_flops=model_flops,
+        peak_flops=chip.peak_flops / chip.devices,
+        bandwidth=chip.hbm_bandwidth / chip.devices,
+        schedule_seconds=whole.cycles / chip.clock + kernel_seconds(whole, topology),
+        collective_seconds=sum(interconnect.seconds(one, topology) for one in whole.collectives),
+        unrolled=unrolled,
+    )
+
+
+def unroll(shallow: dict[int, Measured], whole: Measured, topology: Slice, *, layers: int, accumulate: int, update_bytes: float) -> Unrolled:
+    """shallow: of two depths, unrolled, with one micro-batch. update_bytes: that the update moves on a device, and that the shallow programs hold once, but a
+    step of several micro-batches does not repeat."""
     (few, one), (more, two) = sorted(shallow.items())
 
     def layer(name: str) -> float:
@@ -81,23 +102,18 @@ def estimate(
         return getattr(one, name) + layer(name) * (layers - few)
 
     chip = topology.chip
-    bandwidth = chip.hbm_bandwidth / chip.devices
-    peak = chip.peak_flops / chip.devices
-    again = (accumulate - 1) * update_bytes
-    kernels = sum(  # no cycles are told of these
-        kernel.count * max((kernel.flops or 0.0) / (KERNEL_SHARE * peak), kernel.moved / bandwidth) for kernel in whole.kernels
-    )
-    return Step(
-        flops=accumulate * micro_batch("flops"),
-        bytes=max(accumulate * micro_batch("bytes") - again, 0.0),
+    again = (accumulate - 1) * update_bytes / (chip.hbm_bandwidth / chip.devices)
+    return Unrolled(
         layer_flops=layer("flops"),
-        layer_bytes=layer("bytes"),
-        rest_bytes=one.bytes - few * layer("bytes"),
-        model_flops=model_flops,
-        peak_flops=peak,
-        bandwidth=bandwidth,
-        compiler_seconds=accumulate * micro_batch("optimal_seconds") - again / bandwidth,
-        schedule_seconds=whole.cycles / chip.clock + kernels,
-        unrolled_seconds=accumulate * micro_batch("cycles") / chip.clock + kernels,
-        collective_seconds=sum(interconnect.seconds(one, topology) for one in whole.collectives),
+        layer_bytes=layer("compiler_bytes"),
+        rest_bytes=one.compiler_bytes - few * layer("compiler_bytes"),
+        compiler_seconds=accumulate * micro_batch("optimal_seconds") - again,
+        schedule_seconds=accumulate * micro_batch("cycles") / chip.clock - again + kernel_seconds(whole, topology),
     )
+
+
+def kernel_seconds(whole: Measured, topology: Slice) -> float:
+    """Of custom kernels, of which the schedule tells no cycles, by their stated cost."""
+    chip = topology.chip
+    bandwidth, peak = chip.hbm_bandwidth / chip.devices, chip.peak_flops / chip.devices
+    return sum(kernel.count * max((kernel.flops or 0.0) / (KERNEL_SHARE * peak), kernel.moved / bandwidth) for kernel in whole.kernels)

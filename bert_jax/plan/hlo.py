@@ -1,7 +1,7 @@
 """Reads a compiled TPU program's text: its collectives, the cycles that the compiler expects, custom kernels' stated costs. No JAX.
 
-The text is scheduled HLO of one device's program (`jax.stages.Compiled.as_text()`). Every instruction counts as often as its loops run: the trip count is the
-constant that a loop's condition compares with.
+The text is scheduled HLO of one device's program (`jax.stages.Compiled.as_text()`). Every instruction counts as often as its loops run, which is read from what a
+loop's counter begins with, what its body adds and what its condition compares it with.
 """
 
 import collections
@@ -29,6 +29,16 @@ class Instruction:
     opcode: str
     shape: str
     attributes: str  # all after the opcode: operands, attributes, metadata, backend_config
+    root: bool = False  # whether it is its computation's result
+
+    @property
+    def operands(self) -> list[str]:
+        return re.findall(r"%([\w.\-]+)", self.attributes.partition(")")[0])
+
+    @property
+    def called(self) -> dict[str, str]:
+        """What it calls, as body=, condition=, calls= and the like -> the computation's name."""
+        return dict(_CALLED.findall(self.attributes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +91,12 @@ def shape_bytes(shape: str) -> list[int]:
     return sizes
 
 
+def shape_dims(shape: str) -> list[int]:
+    """Of the first array of an HLO shape."""
+    match = _SHAPE.search(shape)
+    return [int(dim) for dim in match[2].split(",") if dim] if match else []
+
+
 class Program:
     """computations: name -> instructions. times: name -> executions in a step, of the entry and of what it runs in sequence (loop bodies, calls, branches)."""
 
@@ -92,9 +108,9 @@ class Program:
             if line.endswith("{") and (match := re.match(r"(ENTRY )?%?([\w.\-]+) \(", line)):
                 current = self.computations.setdefault(match[2], [])
                 self.entry = match[2] if match[1] else self.entry
-            elif match := re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)", line):
-                if opcode := _OPCODE.search(match[2]):
-                    current.append(Instruction(match[1], opcode[1], match[2][: opcode.start()], match[2][opcode.end() :]))
+            elif match := re.match(r"\s+(ROOT )?%?([\w.\-]+) = (.*)", line):
+                if opcode := _OPCODE.search(match[3]):
+                    current.append(Instruction(match[2], opcode[1], match[3][: opcode.start()], match[3][opcode.end() :], root=bool(match[1])))
         if not self.entry:
             raise ValueError("this is no HLO module: it has no ENTRY computation")
         self.times = self._times()
@@ -105,9 +121,9 @@ class Program:
         def visit(name: str, count: int) -> None:
             times[name] += count
             for instruction in self.computations.get(name, ()):
-                called = dict(_CALLED.findall(instruction.attributes))
+                called = instruction.called
                 if instruction.opcode == "while":
-                    visit(called["body"], count * self.trips(called["condition"]))
+                    visit(called["body"], count * self.trips(instruction, name))
                 elif instruction.opcode == "call":
                     visit(called["to_apply"], count)
                 elif instruction.opcode == "conditional":
@@ -119,18 +135,31 @@ class Program:
         visit(self.entry, 1)
         return dict(times)
 
-    def trips(self, condition: str) -> int:
-        """Of a loop that counts from 0 in ones to the constant in its condition; 1 if the condition is another."""
-        constants = {}
-        for instruction in self.computations[condition]:
-            if instruction.opcode == "constant" and (number := re.match(r"(\d+)\)", instruction.attributes)):
-                constants[instruction.name] = int(number[1])
-        for instruction in self.computations[condition]:
-            if instruction.opcode == "compare" and "direction=LT" in instruction.attributes:
-                named = [constants[name] for name in re.findall(r"%?([\w.\-]+)", instruction.attributes.partition(")")[0]) if name in constants]
-                if named:
-                    return named[0]
-        return max(constants.values(), default=1) if len(constants) == 1 else 1
+    def trips(self, loop: Instruction, holder: str) -> int:
+        """Of a `while` in the computation `holder`, whose counter goes up in even steps to a constant; 1 if it is another sort of loop."""
+        condition = self._named(loop.called["condition"])
+        compare = next((one for one in condition.values() if one.opcode == "compare" and "direction=LT" in one.attributes), None)
+        if compare is None:
+            return 1
+        counter = next((condition[name] for name in compare.operands if name in condition and condition[name].opcode == "get-tuple-element"), None)
+        limit = next(filter(None, (_constant(condition, name) for name in compare.operands)), None)
+        if counter is None or limit is None:
+            return 1
+        place = int(re.search(r"index=(\d+)", counter.attributes)[1])
+        start, step = 0, 1
+        around, body = self._named(holder), self._named(loop.called["body"])
+        given = around.get(loop.operands[0])
+        if given is not None and given.opcode == "tuple":
+            start = _constant(around, given.operands[place]) or 0
+        result = next(one for one in body.values() if one.root)
+        if result.opcode == "tuple" and place < len(result.operands):
+            following = body.get(result.operands[place])
+            if following is not None and following.opcode == "add":
+                step = next(filter(None, (_constant(body, name) for name in following.operands)), 1)
+        return max(-(-(limit - start) // step), 0)
+
+    def _named(self, computation: str) -> dict[str, Instruction]:
+        return {instruction.name: instruction for instruction in self.computations[computation]}
 
     def executed(self):
         """(instruction, executions) of everything that runs in sequence."""
@@ -159,8 +188,7 @@ class Program:
                 if instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes:
                     match = _KERNEL_COST.search(instruction.attributes)
                     cost = {key: float(value) for key, value in json.loads(match[1]).items()} if match else {}
-                    operands = re.findall(r"%([\w.\-]+)", instruction.attributes.partition(")")[0])
-                    traffic = sum(sum(shape_bytes(shapes.get(operand, ""))) for operand in operands) + sum(shape_bytes(instruction.shape))
+                    traffic = sum(sum(shape_bytes(shapes.get(operand, ""))) for operand in instruction.operands) + sum(shape_bytes(instruction.shape))
                     found.append(Kernel(instruction.name, count, cost.get("flops"), cost.get("bytes_accessed"), float(traffic)))
         return found
 
@@ -177,9 +205,8 @@ class Program:
                 elif kind in KINDS:
                     found.append(self._collective(instruction, kind, count, devices))
                 elif instruction.opcode in ("fusion", "async-start"):
-                    called = dict(_CALLED.findall(instruction.attributes))
-                    if "calls" in called:
-                        look(called["calls"], count)
+                    if "calls" in instruction.called:
+                        look(instruction.called["calls"], count)
 
         for name, count in self.times.items():
             look(name, count)
@@ -200,6 +227,15 @@ class Program:
         else:
             total = sum(sizes) * (len(group) if kind == "reduce-scatter" else 1)
         return Collective(kind, total, group, count, instruction.name)
+
+
+def _constant(named: dict[str, Instruction], name: str) -> int | None:
+    """The value of an integer constant, also through a copy; None if it is none."""
+    instruction = named.get(name)
+    if instruction is not None and instruction.opcode == "copy":
+        instruction = named.get(instruction.operands[0])
+    number = re.match(r"(\d+)\)", instruction.attributes) if instruction is not None and instruction.opcode == "constant" else None
+    return int(number[1]) if number else None
 
 
 def group_of(attributes: str, devices: int) -> tuple[int, ...]:
