@@ -3,15 +3,13 @@ AnswerDotAI/ModernBERT).
 
 Run:      bert-jax grow --from=runs/modernbert_base --config=configs/modernbert_large.py --workdir=runs/modernbert_large
           bert-jax pretrain --config=configs/modernbert_large.py --workdir=runs/modernbert_large --config.data.path=STORE
-Hardware: the paper took 425.3 hours on 8 H100 (table 9; recalled). Time here: not measured. Micro-batches: 56 and 7.
-Score:    GLUE 90.4.
+Hardware: the paper took 425.3 hours on 8 H100 (table 9; recalled). Time here: not measured. Micro-batches: 56 and 7. Score: GLUE 90.4.
 Laptop:   --config.phases.0.steps=3 --config.phases.1.steps=1 --config.phases.2.steps=1 --config.phases.3.steps=1
           --config.phases.0.batch_ramp.over=1 --config.phases.0.batch_ramp.start=2 --config.phases.0.batch_ramp.sizes=1
           --config.phases.0.schedule.warmup_steps=1 --config.phases.2.batch_size=4 --config.phases.3.batch_size=4 --config.accumulate=1
           --config.phases.2.accumulate=1 --config.phases.3.accumulate=1 --config.phases.2.length=256 --config.phases.3.length=256
-          --config.length=128 --config.masking.predictions=39 --config.phases.2.masking.predictions=77 --config.phases.3.masking.predictions=77
-          --config.batch_size=4 --config.model.num_layers=5 --config.model.hidden_size=32 --config.model.num_heads=2
-          --config.model.intermediate_size=64 --config.model.vocab_size=0 --config.compute.dtype=float32 --config.eval.sequences=16
+          --config.length=128 --config.masking.predictions=39 --config.phases.2.masking.predictions=77 --config.phases.3.masking.predictions=77 --config.batch_size=4
+          --config.model.num_layers=5 --config.model.hidden_size=32 --config.model.num_heads=2 --config.model.intermediate_size=64 --config.model.vocab_size=0 --config.compute.dtype=float32 --config.eval.sequences=16
 `grow` puts base's matrices in the middle of large's, repeats them around, and spreads its 22 layers over 28 (bert_jax/model/tiling.py). Without it the run begins with
 fresh weights. The paper's numbers, recalled: batches ramped from 448 to 4,928 over 10B tokens, 5e-4 after a warmup of 2B for 900B tokens and 5e-5 for the 800B after
 the loss had stopped falling, 5e-5 after the extension, StableAdamW 0.9/0.98 eps 1e-6. Decay 1e-5 throughout; theirs fell to 1e-6 with the rate. As base otherwise.
