@@ -152,8 +152,8 @@ class Torture:
     def moment(self, job: Job, fault: Fault) -> bool:
         """Waits for it; whether it came before the run's end."""
         if fault.early and self.draw.random() < EARLY:
-            time.sleep(max(job.began + self.draw.uniform(0, self.start_seconds) - time.monotonic(), 0))
-            return job.running()
+            at = job.began + self.draw.uniform(0, self.start_seconds)
+            return job.wait_for(lambda: time.monotonic() >= at) and job.running()
         target = job.step() + self.draw.randint(1, LATE_STEPS)
         came = job.wait_for(lambda: job.step() >= target and len(job.whole()) >= fault.whole)
         time.sleep(self.draw.uniform(0, 0.2))  # somewhere in steps and saves
