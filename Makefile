@@ -1,5 +1,5 @@
 # make quickstart    raw text to a pretrained, exported BERT on this machine's CPU (CORPUS='my/*.txt' takes your own text)
-# make test          the whole test suite
+# make test          the whole test suite, in two processes (4 GB each)
 PYTHON ?= python3
 CORPUS ?= embedded
 WORKDIR ?= runs/quickstart
@@ -11,7 +11,7 @@ quickstart: .venv/installed
 	@.venv/bin/python -m launch.quickstart --corpus="$$CORPUS" --workdir="$$WORKDIR"
 
 test: .venv/installed-test
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n 2 --dist loadfile
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
