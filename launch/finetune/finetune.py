@@ -3,7 +3,7 @@
     WORKDIR/config.json, task.json, model.json, tokenizer/, data.json, environment.json
     WORKDIR/seeds/SEED/checkpoints, metrics.jsonl, tensorboard     a run, as of pretraining
     WORKDIR/seeds/SEED/scores.json, predictions-*.jsonl            of its best checkpoint; the run is over
-    WORKDIR/scores.json, report.html                               of all seeds
+    WORKDIR/scores.json                                            of all seeds
 """
 
 import hashlib
