@@ -18,7 +18,6 @@ from bert_jax.training import wandb_tracker
 from bert_jax.training.bad_steps import Limits
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.loop import BatchSource, Cadence, fit
-from bert_jax.training.metrics import PEAK_FLOPS
 from bert_jax.training.profile import Profiler, ProfileSteps
 from bert_jax.training.progress import Hardware
 from bert_jax.training.replay import check_replay
@@ -260,7 +259,7 @@ def train_stage(
         cadence=Cadence(
             phase.start, phase.stop, steps, config["log_every"], config["eval"]["every"], saving["every"], saving["keep_every"], saving["minutes"]
         ),
-        hardware=hardware(phase.config, run), key=dropout_key, profiler=profiler, stop=oversight.stop, watch=oversight.watch, last_good=last_good, limits=stage.limits,
+        hardware=Hardware.here(run.flops(phase.config)), key=dropout_key, profiler=profiler, stop=oversight.stop, watch=oversight.watch, last_good=last_good, limits=stage.limits,
         expected_first_loss=expected_first_loss,
     )
 
@@ -303,11 +302,6 @@ def first_state(config: dict, run: Run, checkpoints: Checkpoints, frozen: tuple[
     if "opt_state" not in held:
         return state_from_params(held["params"], run.tx, run.abstract), "imported weights"
     return state_of(step, held, run.abstract), f"checkpoint of step {step}"
-
-
-def hardware(config: dict, run: Run) -> Hardware:
-    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    return Hardware(run.flops(config), peak * jax.device_count() if peak else None)
 
 
 def describe(config: dict, stages: list[Stage], workdir: Path, origin: str) -> None:

@@ -88,10 +88,7 @@ def build_run(config: dict[str, Any], mask_id: int | None = None, devices: list[
     check_mesh_divides(blueprint, mesh)
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     check_batch_sizes(config, shards)
-    ends = {"total_steps": config["steps"]} if config["schedule"].get("total_steps") == 0 else {}
-    schedule = Schedule(**config["schedule"] | ends)
-    tx = make_optimizer(OptimizerSpec(**config["optimizer"] | {"exclude": tuple(config["optimizer"]["exclude"])}), blueprint.axes)
-    tx = remembering(tx, Limits(**config["bad_steps"]))
+    schedule, tx = schedule_and_optimizer(config, blueprint)
     objective = objective_of(blueprint.spec, pair_objective(config), mask_id)
     return Run(
         blueprint=blueprint,
@@ -103,6 +100,13 @@ def build_run(config: dict[str, Any], mask_id: int | None = None, devices: list[
         mesh=mesh,
         abstract=abstract_state(blueprint, tx, mesh, zero1=config["mesh"]["zero1"]),
     )
+
+
+def schedule_and_optimizer(config: dict[str, Any], blueprint: Blueprint) -> tuple[Schedule, Any]:
+    """Of a config whose lengths are numbers of steps. The optimizer remembers what `bad_steps` needs."""
+    ends = {"total_steps": config["steps"]} if config["schedule"].get("total_steps") == 0 else {}
+    tx = make_optimizer(OptimizerSpec(**config["optimizer"] | {"exclude": tuple(config["optimizer"]["exclude"])}), blueprint.axes)
+    return Schedule(**config["schedule"] | ends), remembering(tx, Limits(**config["bad_steps"]))
 
 
 def check_batch_sizes(config: dict[str, Any], shards: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bert_jax.processes import gather, is_first
+from bert_jax.training.metrics import PEAK_FLOPS
 
 ACCURACIES = {"mlm": "mlm acc", "nsp": "nsp acc", "sop": "sop acc", "task": "acc"}
 
@@ -19,6 +20,12 @@ class Hardware:
 
     flops_per_sequence: float
     peak_flops: float | None
+
+    @classmethod
+    def here(cls, flops_per_sequence: float) -> "Hardware":
+        """That of this run's devices."""
+        peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
+        return cls(flops_per_sequence, peak * jax.device_count() if peak else None)
 
 
 class Progress:

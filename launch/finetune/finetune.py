@@ -21,7 +21,7 @@ from bert_jax.training.bad_steps import Limits
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.checkpoint_files import better
 from bert_jax.training.loop import Cadence, fit
-from bert_jax.training.metrics import PEAK_FLOPS, model_flops
+from bert_jax.training.metrics import model_flops
 from bert_jax.training.profile import Profiler
 from bert_jax.training.progress import Hardware
 from bert_jax.training.run_log import RunLog, SilentLog
@@ -178,7 +178,7 @@ def train_seed(job: Job, pretrained: LoadedModel, sets: TaskSets, seed: int, pla
         try:
             _, finished = fit(
                 state, train_step=job.train_step, source=Source(job, sets, seed, patience), evaluate=evaluate, checkpoints=checkpoints, run_log=run_log, mesh=job.mesh,
-                cadence=Cadence(0, config["steps"], config["steps"], config["log_every"], every, every), hardware=hardware(job), key=jax.random.fold_in(key, 2),
+                cadence=Cadence(0, config["steps"], config["steps"], config["log_every"], every, every), hardware=Hardware.here(model_flops(job.blueprint.spec, config["length"], 0)), key=jax.random.fold_in(key, 2),
                 profiler=Profiler(place / "profile", None), stop=oversight.stop, watch=oversight.watch, last_good=first_state, limits=Limits(**config["bad_steps"]),
                 check_batch=lambda batch: None, describe=lambda step, values: f"step {step:>7,}  {shown(values)}",
             )
@@ -247,8 +247,3 @@ def score_seed(job: Job, sets: TaskSets, seed: int, place: Path) -> None:
 
 def checkpoints_of(job: Job, place: Path) -> Checkpoints:
     return Checkpoints(place / "checkpoints", keep=job.config["checkpoint"]["keep"], keep_best=job.config["task"]["metric"])
-
-
-def hardware(job: Job) -> Hardware:
-    peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    return Hardware(model_flops(job.blueprint.spec, job.config["length"], 0), peak * jax.device_count() if peak else None)

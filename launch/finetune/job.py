@@ -10,8 +10,7 @@ from jax.sharding import Mesh
 from bert_jax.model.families import FAMILY_FIELDS
 from bert_jax.model.spec import Compute
 from bert_jax.sharding import MESH_AXES, make_mesh
-from bert_jax.training.bad_steps import Limits, remembering
-from bert_jax.training.optim import OptimizerSpec, make_optimizer
+from bert_jax.training.bad_steps import Limits
 from bert_jax.training.schedules import Schedule
 from bert_jax.training.state import Blueprint, TrainState, abstract_state, make_blueprint
 from bert_jax.training.step import make_train_step
@@ -21,7 +20,7 @@ from launch.finetune.outputs import Predictor, make_predictor
 from launch.finetune.sets import TaskSets
 from launch.finetune.task_file import TaskFile
 from launch.lengths import resolve
-from launch.run import check_batch_sizes, check_mesh_divides, compute_of
+from launch.run import check_batch_sizes, check_mesh_divides, compute_of, schedule_and_optimizer
 
 NO_RAMP = {"batch_ramp": {"start": 0, "over": 0, "sizes": 0}}
 
@@ -63,14 +62,11 @@ def make_job(config: dict[str, Any], model: dict[str, Any], sets: TaskSets) -> J
     check_batch_sizes(config | NO_RAMP, mesh.shape["data"] * mesh.shape["fsdp"])
     if objective.compares_rows and config["accumulate"] > 1:
         raise ConfigError(f"accumulate is {config['accumulate']}, but task.loss={config['task']['loss']} compares all rows of a batch, which must stay together: set it to 1")
-    ends = {"total_steps": config["steps"]} if config["schedule"].get("total_steps") == 0 else {}
-    schedule = Schedule(**config["schedule"] | ends)
-    limits = Limits(**config["bad_steps"])
-    tx = remembering(make_optimizer(OptimizerSpec(**config["optimizer"] | {"exclude": tuple(config["optimizer"]["exclude"])}), blueprint.axes), limits)
+    schedule, tx = schedule_and_optimizer(config, blueprint)
     compute = compute_of(config, mesh)
     abstract = abstract_state(blueprint, tx, mesh, zero1=config["mesh"]["zero1"])
     train_step = make_train_step(
-        blueprint, objective, tx, schedule, compute, abstract, mesh, accumulate=config["accumulate"], limits=limits
+        blueprint, objective, tx, schedule, compute, abstract, mesh, accumulate=config["accumulate"], limits=Limits(**config["bad_steps"])
     )
     predictor = make_predictor(blueprint, compute, mesh, config["eval"]["batch_size"])
     return Job(config, model, task, blueprint, objective, schedule, tx, mesh, compute, abstract, train_step, predictor)
