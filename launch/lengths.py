@@ -12,7 +12,8 @@ from typing import Any
 
 from bert_jax.training.durations import is_share, resolve_steps
 from data_pipeline.batches.batch_sizes import BatchSizes
-from launch.config import LENGTHS, ConfigError
+from launch.config import ConfigError
+from launch.fields import LENGTHS
 
 
 @dataclasses.dataclass(frozen=True)

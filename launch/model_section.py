@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from launch.config import NOT_STRUCTURE, ConfigError, check_value, read_json, read_run_config, write_json
+from launch.config import ConfigError, check_value, read_json, read_run_config, write_json
+from launch.fields import NOT_STRUCTURE
 from launch.phases import phase_at, phases_of
 
 

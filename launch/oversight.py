@@ -89,13 +89,11 @@ class Oversight:
             except BaseException as error:
                 with self._ending:  # while the thread ends the process this waits, and it is over
                     self._over.set()
-                    code = self._failed(error)
-                end_in_time(code.status)
+                    self._failed(error)
                 raise
             with self._ending:
                 self._over.set()
                 self._record(exit_codes.BY_STATUS[status], self.stop.signal or "")
-            end_in_time(status)
             return status
 
     def leave(self, code: ExitCode, message: str) -> None:
@@ -157,7 +155,7 @@ class Oversight:
 
     # ---- what is said at the end ----
 
-    def _failed(self, error: BaseException) -> ExitCode:
+    def _failed(self, error: BaseException) -> None:
         code, message = code_of(error, several=self._rank is not None), f"{type(error).__name__}: {error}"
         if code is exit_codes.PEER_DIED:  # of which the peer may have told why
             for _ in range(int(LAST_WORDS / TICK)):
@@ -170,7 +168,6 @@ class Oversight:
         self._tell_peers(code, message)
         with contextlib.suppress(AttributeError, TypeError):
             error.exit_status = code.status
-        return code
 
     def _tell_peers(self, code: ExitCode, message: str) -> None:
         if self._rank is not None:
@@ -217,15 +214,10 @@ class Oversight:
 
 
 def end_in_time(status: int) -> None:
-    """Ends the process if it is still there so long after its main thread: Python waits for others' threads, and Orbax's wait for minutes after a save that failed."""
-    seconds = ENDING_SECONDS + (0 if distributed.number() is None else distributed.SHUTDOWN_SECONDS)
-
-    def end() -> None:
-        threading.main_thread().join()
-        time.sleep(seconds)
-        os._exit(status)
-
-    threading.Thread(target=end, name="ending", daemon=True).start()
+    """Called last: ends the process if it is still there so long afterwards. Python waits for others' threads, and Orbax's wait for minutes after a save that failed."""
+    ending = threading.Timer(ENDING_SECONDS + (0 if distributed.number() is None else distributed.SHUTDOWN_SECONDS), os._exit, (status,))
+    ending.daemon = True
+    ending.start()
 
 
 def code_of(error: BaseException, *, several: bool) -> ExitCode:

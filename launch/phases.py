@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from launch.config import LENGTHS, ConfigError, drop_unused
+from launch.config import ConfigError, drop_unused
+from launch.fields import LENGTHS
 from launch.lengths import BatchStage, batch_sizes_of, micro_batches, resolve, value_of
 
 OPT_STATES = ("keep", "restart", "reset")

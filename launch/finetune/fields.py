@@ -1,7 +1,7 @@
 """The fields of a fine-tuning config (`configs/finetune/`), in the one config system."""
 
-from launch.config import FIELDS as PRETRAINING_FIELDS
-from launch.config import NAMED_SECTIONS, Schema
+from launch.fields import FIELDS as PRETRAINING_FIELDS
+from launch.fields import NAMED_SECTIONS, Schema
 
 SHARED = ("compute.", "optimizer.", "schedule.", "bad_steps.", "mesh.", "batch_size", "accumulate", "log_every")
 FIELDS: dict[str, tuple[type, str]] = {

@@ -14,6 +14,7 @@ from bert_jax.model.families import build_spec
 from launch import config as configs
 from launch.cli import main
 from launch.config import ConfigError
+from launch.fields import ADDED
 from launch.phases import phases_of
 from launch.run import build_run, step_of
 
@@ -143,7 +144,7 @@ def test_the_ablations_of_the_page_build():
 
 def test_a_run_of_an_earlier_version_has_what_it_did_without_saying_so(tmp_path):
     config = configs.load(BASE, [])
-    for field in configs.ADDED:
+    for field in ADDED:
         section, _, name = field.partition(".")
         del config[section][name]
     configs.write_json(tmp_path / "config.json", config)

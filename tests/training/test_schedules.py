@@ -16,6 +16,7 @@ from bert_jax.training.optim import OptimizerSpec
 from bert_jax.training.schedules import Schedule
 from launch import config as configs
 from launch.config import ConfigError
+from launch.fields import FIELDS
 
 PEAK, END = 7e-4, 2e-6
 
@@ -193,7 +194,7 @@ def test_a_length_that_cannot_be_read_is_explained(duration, message):
 def test_every_field_of_a_named_section_is_in_the_config_and_in_the_dataclass():
     for section, names, settings in (("schedule", SCHEDULES, Schedule), ("optimizer", OPTIMIZERS, OptimizerSpec)):
         fields = {field.name for field in dataclasses.fields(settings)}
-        assert fields == {field.split(".")[1] for field in configs.FIELDS if field.startswith(section + ".")}
+        assert fields == {field.split(".")[1] for field in FIELDS if field.startswith(section + ".")}
         assert fields == {"name"}.union(*names.values())
 
 

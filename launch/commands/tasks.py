@@ -1,8 +1,8 @@
-"""The options of the commands for downstream tasks."""
+"""The commands for downstream tasks: finetune, glue, predict, embed, rank."""
 
 from pathlib import Path
 
-from launch.cli_parts import (
+from launch.commands.parts import (
     add_command,
     add_config_options,
     add_oversight_options,
