@@ -44,6 +44,13 @@ SLICES: dict[str, dict[str, list[str]]] = {
     "bert_large_mlperf": {"v3-128": ["accumulate=3"], "v4-128": ["accumulate=3"]},
     "bert_large_lamb_64k": {"v3-128": ["accumulate=8", "phases.1.accumulate=16"], "v4-128": ["accumulate=8", "phases.1.accumulate=16"]},
     "albert_xxlarge_v2": {"v3-128": ["accumulate=4"], "v4-128": ["accumulate=4"]},
+    "longformer_base": {"v3-32": ["accumulate=2"], "v4-32": ["accumulate=2"]},
+    "bigbird_base": {"v3-32": [], "v4-32": []},
+    "deberta_base": {"v3-32": [], "v4-32": []},
+    "deberta_v3_small": {"v3-128": ["accumulate=8"], "v4-128": ["accumulate=8"]},
+    "deberta_v3_base": {"v3-128": ["accumulate=8"], "v4-128": ["accumulate=8"]},
+    "deberta_v2_xlarge": {"v3-128": ["accumulate=8"], "v4-128": ["accumulate=8"]},
+    "modernbert_large": {"v3-64": ["mesh.tensor=8", "accumulate=77"], "v4-64": ["mesh.tensor=4", "accumulate=77"]},
 }
 SHAPES = """\
 `bert_large_*x*_v4-8.md` are BERT-large at the batches that plan.md compares, with `--phase`, `--chip-batch` and `--unrolled`."""

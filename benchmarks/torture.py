@@ -39,6 +39,7 @@ SMALL = [
 LATE_STEPS = 40  # a fault comes up to so many steps after a start
 EARLY = 0.2  # the share of faults that come before the first step
 BY_ITSELF = "(left by itself)"
+LINGERS = 60.0  # seconds, at most, that processes are there after they have said that the run has ended
 RECORDED = 256  # batches, which come again and again
 
 
@@ -141,6 +142,8 @@ class Torture:
         """Of a run that leaves by itself: whether it is at its end. If not it is started anew: on a busy machine processes may take each other for dead."""
         statuses = job.to_the_end()
         if set(statuses) == {0}:
+            if (late := job.lateness()) > LINGERS:
+                raise Tortured(f"{late:.0f} s passed between the run's end and that of its processes\n{job.said()}")
             return True
         if not set(statuses) <= PEER_LEFT:
             raise Tortured(f"the run left by itself with {statuses}\n{job.said()}")

@@ -68,6 +68,10 @@ class Job:
         except subprocess.TimeoutExpired:
             raise Tortured(f"one process has left, another has stayed for {LEAVE_SECONDS:.0f} s\n{self.said()}") from None
 
+    def lateness(self) -> float:
+        """Seconds since the first of the processes, which all have left, wrote that it had ended."""
+        return time.time() - min(path.stat().st_mtime for path in self.workdir.glob("exit_reason*.json"))
+
     def kill(self) -> None:
         for process in self.processes:
             process.kill()

@@ -15,8 +15,9 @@ from launch import exit_codes, witness
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
-import hashlib, os, sys, time
+import argparse, hashlib, os, sys, time
 from pathlib import Path
+from launch import cli
 from launch.oversight import Oversight
 workdir, grace, hang = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 oversight = Oversight(workdir, grace=grace, hang_timeout=hang)
@@ -29,7 +30,8 @@ def main():
     {body}
     return 0
 
-sys.exit(oversight.run(main))
+cli.parse = lambda words: argparse.Namespace(command="work", run=lambda arguments: oversight.run(main))
+cli.command_line()
 """
 HOLDS = "oversight.holds(lambda: 7); oversight.watch.step = 9; "
 
@@ -95,9 +97,10 @@ def test_a_process_that_cannot_say_why_it_ended_has_a_witness(number, tmp_path):
     assert [path.name for path in tmp_path.glob("exit_reason*")] == ["exit_reason.json"]
 
 
-def test_threads_that_others_left_do_not_keep_a_process(tmp_path):
-    """As Orbax's, after a save that failed: they wait for minutes for what never comes, and Python for them."""
-    leave = "import threading, launch.oversight; launch.oversight.ENDING_SECONDS = 0.5; threading.Thread(target=time.sleep, args=(1000,)).start(); "
+@pytest.mark.parametrize("thread", ["threading.Thread(target=time.sleep, args=(1000,)).start()", "futures.ThreadPoolExecutor().submit(time.sleep, 1000)"])
+def test_threads_that_others_left_do_not_keep_a_process(thread, tmp_path):
+    """As Orbax's, after a save that failed: they wait for minutes for what never comes, and Python for them; for those of a pool before it lets the main thread end."""
+    leave = f"import threading, launch.oversight; from concurrent import futures; launch.oversight.ENDING_SECONDS = 0.5; {thread}; "
     end(start(tmp_path, HOLDS + leave + "return 75"), tmp_path, 75)
     process = start(tmp_path, HOLDS + leave + "raise FloatingPointError('it is 3')")
     assert "it is 3" in process.communicate(timeout=60)[1] and process.returncode == 76
@@ -120,7 +123,7 @@ def test_ctrl_c_twice_interrupts(tmp_path):
         assert process.stdout.readline() == line
         process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=30)[1]
-    assert "KeyboardInterrupt" in said and json.loads((tmp_path / "exit_reason.json").read_text())["code"] == 130
+    assert "interrupted" in said and process.returncode == 130 and json.loads((tmp_path / "exit_reason.json").read_text())["code"] == 130
 
 
 def test_a_hang_is_named_with_all_stacks(tmp_path):
@@ -147,7 +150,7 @@ def test_what_is_slow_has_more_time(tmp_path):
 def test_an_error_is_told_and_not_hidden(error, status, tmp_path):
     process = start(tmp_path, HOLDS + f"raise {error}")
     said = process.communicate(timeout=60)[1]
-    assert "Traceback" in said and error.partition("(")[0] in said
+    assert process.returncode == status and ("it is 3" in said or error.partition("(")[0] in said or "closed by peer" in said)
     reason = json.loads((tmp_path / "exit_reason.json").read_text())
     assert reason["code"] == status and error.partition("(")[0] in reason["message"]
 
@@ -156,9 +159,9 @@ def test_an_error_is_not_hidden_where_nothing_can_be_written(tmp_path):
     (tmp_path / "exit_reason.json").mkdir()
     (tmp_path / "exit_reason.json/x").touch()
     said = start(tmp_path, HOLDS + "raise ValueError('it is 3')").communicate(timeout=60)[1]
-    assert said.rstrip().endswith("ValueError: it is 3")
+    assert said.rstrip().endswith("bert-jax work: it is 3")
     said = start(tmp_path / "nowhere", "raise ValueError('it is 3')").communicate(timeout=60)[1]
-    assert said.rstrip().endswith("ValueError: it is 3") and not (tmp_path / "nowhere").exists()
+    assert said.rstrip().endswith("bert-jax work: it is 3") and not (tmp_path / "nowhere").exists()
 
 
 def test_the_record_of_another_run_is_left_alone(tmp_path):
