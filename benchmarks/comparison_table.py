@@ -29,9 +29,12 @@ def result_path(directory: Path, arm: str, seed: int) -> Path:
 
 
 def write_result(directory: Path, result: dict) -> None:
-    """Whole or not at all."""
-    path = result_path(directory, result["arm"], result["seed"])
-    directory.mkdir(parents=True, exist_ok=True)
+    write_whole(result_path(directory, result["arm"], result["seed"]), result)
+
+
+def write_whole(path: Path, result: dict) -> None:
+    """As JSON; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)

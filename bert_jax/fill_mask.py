@@ -33,6 +33,21 @@ class Prediction:
     probability: float
 
 
+def mask_in(text: str, tokenizer: TextTokenizer) -> str:
+    """How a text writes its masks."""
+    return tokenizer.mask_token if tokenizer.mask_token in text else BERT_MASK
+
+
+def encode_with_masks(text: str, tokenizer: TextTokenizer) -> list[int]:
+    """Ids of a text in which masks may be written, without special tokens around it."""
+    ids: list[int] = []
+    *before, last = text.split(mask_in(text, tokenizer))
+    for index, piece in enumerate(before):
+        # The space before a word is a part of its token, or none at all: it goes with the mask.
+        ids += [*tokenizer.encode(piece.rstrip(" "), continues=index > 0).tolist(), tokenizer.special["mask"]]
+    return ids + tokenizer.encode(last, continues=bool(before)).tolist()
+
+
 class FillMask:
     """A model with its tokenizer. params: the nested dict of the blueprint's arrays."""
 
@@ -54,7 +69,7 @@ class FillMask:
         longest = max(len(row) for row in rows)
         limit = self.blueprint.spec.encoder.embedding.max_positions
         length = min(-(-longest // BUCKET) * BUCKET, limit)
-        slots = max(row.count(self.mask) for row in rows)
+        slots = 1 << (max(row.count(self.mask) for row in rows) - 1).bit_length()  # a power of two, so that few shapes are compiled
         input_ids = np.full((len(rows), length), self.pad, np.int32)
         segment_ids = np.zeros_like(input_ids)
         positions = np.zeros((len(rows), slots), np.int32)
@@ -78,15 +93,9 @@ class FillMask:
 
     def _encode(self, text: str) -> list[int]:
         own = self.tokenizer.mask_token
-        mask = own if own in text else BERT_MASK
-        if mask not in text:
+        if mask_in(text, self.tokenizer) not in text:
             raise ValueError(f'no {own} in {text!r}; write for instance "The capital of France is {own}."')
-        *before, last = text.split(mask)
-        ids: list[int] = [self.cls]
-        for index, piece in enumerate(before):
-            # The space before a word is a part of its token, or none at all: it goes with the mask.
-            ids += [*self.tokenizer.encode(piece.rstrip(" "), continues=index > 0).tolist(), self.mask]
-        ids += [*self.tokenizer.encode(last, continues=True).tolist(), self.sep]
+        ids = [self.cls, *encode_with_masks(text, self.tokenizer), self.sep]
         limit = self.blueprint.spec.encoder.embedding.max_positions
         if len(ids) > limit:
             raise ValueError(f"the text has {len(ids)} tokens, but the model takes at most {limit}: {text[:60]!r}...")

@@ -29,6 +29,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "token_types": None,
     "classes": None,
     "layers": None,
+    "rank": None,
+    "adapter": None,
 }
 
 

@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
         name="linear", peak=1.5e-3, warmup_steps=100, total_steps=0, end=0.0, decay_from="warmup",
     )
     config.eval = dict(every=50, sequences=10_240, batch_size=256)
+    config.downstream = dict(every=0, steps=(), configs=(), overrides="")
     config.checkpoint = dict(every=100, minutes=0.0, keep=3, keep_every=0, keep_best="")
     config.bad_steps = dict(loss=0.0, grad_norm=0.0, loss_times=0.0, grad_norm_times=0.0, in_a_row=10)
     config.mesh = dict(data=-1, fsdp=1, tensor=1, zero1=True)

@@ -50,10 +50,9 @@ def get_config() -> ConfigDict:
     config.optimizer = dict(
         name="stable_adamw", b1=0.9, b2=0.98, eps=1e-6, weight_decay=1e-5, clip_norm=0.0, exclude=("bias", "norm"), layer_decay=1.0,
     )
-    config.schedule = dict(
-        name="constant", peak=5e-5, warmup_steps=0,
-    )
+    config.schedule = dict(name="constant", peak=5e-5, warmup_steps=0)
     config.eval = dict(every=5_000, sequences=10_240, batch_size=256)
+    config.downstream = dict(every=0, steps=(), configs=(), overrides="")
     config.checkpoint = dict(every=2_000, minutes=0.0, keep=3, keep_every=0, keep_best="")
     config.bad_steps = dict(loss=0.0, grad_norm=0.0, loss_times=0.0, grad_norm_times=0.0, in_a_row=10)
     config.mesh = dict(data=-1, fsdp=1, tensor=1, zero1=True)

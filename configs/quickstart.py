@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
         decay_from="warmup",
     )
     config.eval = dict(every=400, sequences=512, batch_size=32)
+    config.downstream = dict(every=0, steps=(), configs=(), overrides="")
     config.checkpoint = dict(every=200, minutes=0.0, keep=2, keep_every=0, keep_best="")
     config.bad_steps = dict(loss=0.0, grad_norm=0.0, loss_times=0.0, grad_norm_times=0.0, in_a_row=10)
     config.mesh = dict(data=-1, fsdp=1, tensor=1, zero1=True)

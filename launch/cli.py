@@ -9,6 +9,7 @@ import traceback
 
 from launch.commands import models, runs, tasks, text
 from launch.commands.parts import RAW
+from launch.demo import command as demo
 from launch.launchers import options as launchers
 
 
@@ -127,6 +128,7 @@ def make_parser() -> argparse.ArgumentParser:
     tasks.add_predict(commands)
     tasks.add_embed(commands)
     tasks.add_rank(commands)
+    demo.add_demo(commands)
     runs.add_inspect(commands)
     runs.add_record(commands)
     runs.add_report(commands)

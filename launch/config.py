@@ -253,9 +253,9 @@ def read_run_config(workdir: Path, schema: Schema = PRETRAINING) -> dict[str, An
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     for field, value in ADDED.items():
-        section, _, name = field.partition(".")
-        if field not in flat and isinstance(config.get(section), dict):
-            flat[field] = config[section][name] = value
+        section, _, name = field.rpartition(".")
+        if field not in flat and field in schema.fields and isinstance(within := config.setdefault(section, {}) if section else config, dict):
+            flat[field] = within[name] = value
     _check_fields(flat, str(path), schema)
     return config
 

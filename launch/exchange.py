@@ -8,7 +8,9 @@ from pathlib import Path
 import jax
 
 from bert_jax.interop import architectures, huggingface, tf_bert, verify
+from bert_jax.interop.peft_adapter import export_adapter
 from bert_jax.interop.tasks import Task
+from bert_jax.model.adapter_spec import LoraSpec
 from launch.config import ConfigError, read_json, read_run_config
 from launch.finetune.card import card_facts as task_facts
 from launch.first_weights import check_empty, parameters_of, with_vocabulary_of, write_start
@@ -33,6 +35,11 @@ def export(workdir: Path, output: Path, *, step: int | None = None, check: bool 
     model = load_model(workdir, step=step)
     if model.step is None:
         raise ConfigError(f"{workdir} is not a workdir but an exported model already")
+    if model.task is not None and model.task.adapter is not None:
+        raise ConfigError(
+            f"{workdir} was trained with bottleneck adapters, which no class of transformers has and which are not linear, so that no weights without them compute the same. "
+            "Use the model from its workdir (bert-jax predict, embed, rank), or train with --config.adapt.kind=lora, whose export is an ordinary model"
+        )
     if model.task is None:
         card, parts, task = card_facts(workdir, model.step), architectures.parts_of(model.section, model.params), None
     else:
@@ -48,6 +55,15 @@ def export(workdir: Path, output: Path, *, step: int | None = None, check: bool 
     for name, (section, params) in parts.items():
         huggingface.export(params, section, model.tokenizer_dir, output / name, card=card, task=task)
     log.info("exported step %d of %s to %s", model.step, workdir, output)
+
+
+def export_lora(workdir: Path, output: Path, *, step: int | None = None) -> None:
+    """Writes what LoRA learnt, and the head, as a directory that PEFT loads over the pretrained model."""
+    model = load_model(workdir, step=step, merged=False)
+    if model.task is None or not isinstance(model.task.adapter, LoraSpec):
+        raise ConfigError(f"{workdir} was not trained with LoRA, and there is no adapter to export; train with --config.adapt.kind=lora, or export the model")
+    export_adapter(model.params, model.section, model.task.head, model.task.adapter, output.absolute())
+    log.info("exported the adapter of step %d of %s to %s", model.step, workdir, output)
 
 
 def card_facts(workdir: Path, step: int) -> dict:

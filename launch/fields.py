@@ -67,6 +67,10 @@ FIELDS: dict[str, tuple[type, str]] = {
     "eval.every": (int, "steps between evaluations; 0: only at the end"),
     "eval.sequences": (int, "held-out sequences, the same every time"),
     "eval.batch_size": (int, "sequences per evaluation batch, over all devices"),
+    "downstream.every": (int, "steps between trials on downstream tasks, which the last step has too; 0: only those of downstream.steps"),
+    "downstream.steps": (tuple, "steps with such a trial, such as 10000,50000; empty: only by downstream.every"),
+    "downstream.configs": (tuple, "what is tried: configs of bert-jax finetune, or glue, its eight tasks"),
+    "downstream.overrides": (str, "fields of all these configs, parted by spaces, such as \"seeds=0,1 steps='1 epochs'\""),
     "checkpoint.every": (int, "steps between checkpoints; 0: only at the end"),
     "checkpoint.minutes": (float, "since the last checkpoint, after which there is one at the next log line; 0: only by steps"),
     "checkpoint.keep": (int, "newest checkpoints retained, at least 2"),
@@ -158,7 +162,12 @@ NAMED_SECTIONS = {
 PRETRAINING = Schema(FIELDS | MODEL_FIELDS | DISTILLATION_FIELDS, NAMED_SECTIONS, "pretrain", optional=DISTILLATION)
 
 # What a run may change between its stops without becoming another run.
-FREE_TO_CHANGE = ("log_every", "eval.", "checkpoint.", "mesh.", "data.path", "teacher.path")
+FREE_TO_CHANGE = ("log_every", "eval.", "downstream.", "checkpoint.", "mesh.", "data.path", "teacher.path")
 
 # Fields that runs of earlier versions do not state, and what those did.
-ADDED = {"bad_steps.loss_times": 0.0, "bad_steps.grad_norm_times": 0.0}
+ADDED = {
+    "bad_steps.loss_times": 0.0, "bad_steps.grad_norm_times": 0.0,
+    "mesh.seeds": 1,
+    "freeze": "", "adapt.kind": "", "adapt.rank": 8, "adapt.alpha": 8.0, "adapt.targets": ["query", "value"], "adapt.size": 64, "adapt.places": ["attention", "mlp"],
+    "downstream.every": 0, "downstream.steps": [], "downstream.configs": [], "downstream.overrides": "",
+}

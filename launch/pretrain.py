@@ -23,9 +23,11 @@ from bert_jax.training.progress import Hardware
 from bert_jax.training.replay import check_replay
 from bert_jax.training.run_log import RunLog, SilentLog
 from bert_jax.training.state import TrainState, Tree, saved_trees, shardings_of, state_from_params, state_of
+from bert_jax.training.stop import Interrupted
 from launch import config as configs
 from launch.config import ConfigError
 from launch.data import Data, check_same_tokenizer, make_source, open_data, resolve_lengths, resolve_vocabulary
+from launch.downstream import Downstream, open_downstream
 from launch.exit_codes import STOPPED
 from launch.held_out import held_out_evaluation
 from launch.model_section import check_same_model, read_model_section, write_model_section
@@ -79,6 +81,7 @@ def pretrain(
         wandb_tracker.load()
     from_first(lambda: check_continues(config, stages, workdir, accept_changes))
     teacher = open_teacher(config, data)
+    downstream = open_downstream(config, run, data.tokenizer_dir, workdir, oversight)
 
     with locked(workdir), jax.set_mesh(run.mesh), contextlib.ExitStack() as opened:
         oversight.holds(lambda: max(checkpoints.steps(), default=None))
@@ -101,6 +104,13 @@ def pretrain(
             run_log.event(start, "resumed" if start else "started", origin)
             run_log.text(start, "config", config_table(config))
             run_log.text(start, "data", data_table(((str(stage.phase), describe_phase(stage)) for stage in stages), fingerprint(stages)))
+        tried = downstream is not None and downstream.pending(start, run_log)
+        if tried:
+            try:
+                downstream(state, run_log)
+            except Interrupted:
+                run_log.event(start, "stopped", oversight.stop.signal)
+                return STOPPED.status
         profiler = Profiler(workdir / "profile", profile_steps)
         for stage in stages:
             if start >= stage.phase.stop:
@@ -110,11 +120,11 @@ def pretrain(
                 run_log.event(stage.phase.start, "phase", f"{stage.phase.name}: {describe_phase(stage)}")
                 state = enter_phase(state, stage)
             expected_first_loss = math.log(config["model"]["vocab_size"]) if origin == "fresh weights" and int(state.step) == 0 else None
-            state, finished = train_stage(state, frozen, stage, config, steps, checkpoints, run_log, dropout_key, profiler, oversight, expected_first_loss, check_determinism)
+            state, finished = train_stage(state, frozen, stage, config, steps, checkpoints, run_log, dropout_key, profiler, oversight, downstream, expected_first_loss, check_determinism)
             if not finished:
                 return STOPPED.status
         oversight.watch.begins("the report", slow=True)
-        if not from_first(lambda: run_log.has_event("finished", steps)):  # also when a run was killed after its last checkpoint
+        if tried or not from_first(lambda: run_log.has_event("finished", steps)):  # also when a run was killed after its last checkpoint
             finish(workdir, stages[-1].run, state, data, steps, run_log)
         log.info("checkpoint: %s", checkpoints.path(max(start, steps)))
     return 0
@@ -235,7 +245,7 @@ def zero_if_count(path: tuple, leaf: jax.Array) -> jax.Array:
 
 def train_stage(
     state: TrainState, frozen: tuple[Tree, ...], stage: Stage, config: dict, steps: int, checkpoints: Checkpoints, run_log: RunLog, dropout_key: jax.Array,
-    profiler: Profiler, oversight: Oversight, expected_first_loss: float | None, check_determinism: bool,
+    profiler: Profiler, oversight: Oversight, downstream: Downstream | None, expected_first_loss: float | None, check_determinism: bool,
 ) -> tuple[TrainState, bool]:
     phase, run, saving = stage.phase, stage.run, config["checkpoint"]
     by_size = {part.batch_size: step_of(run, accumulate=part.accumulate, first_step=phase.start, limits=stage.limits) for part in phase.batch_stages}
@@ -260,7 +270,7 @@ def train_stage(
             phase.start, phase.stop, steps, config["log_every"], config["eval"]["every"], saving["every"], saving["keep_every"], saving["minutes"]
         ),
         hardware=Hardware.here(run.flops(phase.config)), key=dropout_key, profiler=profiler, stop=oversight.stop, watch=oversight.watch, last_good=last_good, limits=stage.limits,
-        expected_first_loss=expected_first_loss,
+        expected_first_loss=expected_first_loss, trials=downstream,
     )
 
 

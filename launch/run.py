@@ -105,7 +105,7 @@ def build_run(config: dict[str, Any], mask_id: int | None = None, devices: list[
 def schedule_and_optimizer(config: dict[str, Any], blueprint: Blueprint) -> tuple[Schedule, Any]:
     """Of a config whose lengths are numbers of steps. The optimizer remembers what `bad_steps` needs."""
     ends = {"total_steps": config["steps"]} if config["schedule"].get("total_steps") == 0 else {}
-    tx = make_optimizer(OptimizerSpec(**config["optimizer"] | {"exclude": tuple(config["optimizer"]["exclude"])}), blueprint.axes)
+    tx = make_optimizer(OptimizerSpec(**config["optimizer"] | {"exclude": tuple(config["optimizer"]["exclude"])}), blueprint.trained.names(blueprint.axes))
     return Schedule(**config["schedule"] | ends), remembering(tx, Limits(**config["bad_steps"]))
 
 

@@ -24,13 +24,15 @@ QUERIES_AT_ONCE = 256
 class Context(NamedTuple):
     """What the attention of every layer knows besides the layer's input. segment_ids: int32 [b, l]. global_tokens: int32 [b, l], 1 where a token is marked
     as global; None: the batch marks none. layer: its number, which some attention's pattern depends on. relative [2 l + 1, d]: rows for the distances l, ..., -l,
-    where attention is disentangled. memory [b, l, d]: what keys and values are made of; None: the layer's input."""
+    where attention is disentangled. memory [b, l, d]: what keys and values are made of; None: the layer's input. values [b, l, h, c]: what is attended to instead
+    of the values that the layer projects."""
 
     segment_ids: jax.Array
     global_tokens: jax.Array | None = None
     layer: jax.Array | int = 0
     relative: jax.Array | None = None
     memory: jax.Array | None = None
+    values: jax.Array | None = None
 
 
 class Global(NamedTuple):
@@ -160,7 +162,7 @@ def attend_in_window(
         keys, values = (join_far(one, other, blocks) for one, other in ((keys, far.key), (values, far.value)))
         mask = jnp.concatenate([mask, segment_mask(of_queries, far.segment_ids[:, None])], axis=-1)
     attended = attend(queries, keys, values, mask, kind.dropout, dropout_key, bias)
-    return attended.reshape(query.shape[0], -1, *query.shape[2:])[:, :length]
+    return attended.reshape(query.shape[0], -1, *value.shape[2:])[:, :length]
 
 
 def join_far(near: jax.Array, far: jax.Array, blocks: int) -> jax.Array:
@@ -171,6 +173,11 @@ def join_far(near: jax.Array, far: jax.Array, blocks: int) -> jax.Array:
 def in_heads(project: Project, x: jax.Array, kind: AttentionSpec) -> jax.Array:
     """x [b, l, d] -> [b, l, h, c]."""
     return project(x).reshape(*x.shape[:2], kind.num_heads, kind.head_dim)
+
+
+def values_in_heads(project: Project, x: jax.Array, kind: AttentionSpec, context: Context) -> jax.Array:
+    """x [b, l, d] -> [b, l, h, c]."""
+    return in_heads(project, x, kind) if context.values is None else context.values
 
 
 class SelfAttention(nnx.Module):
@@ -193,9 +200,17 @@ class SelfAttention(nnx.Module):
         attended = self.attended(x, kind, context, dropout_key, compute)
         return self.output(checkpoint_name(attended.reshape(*x.shape[:2], -1), ATTENDED))
 
+    def probabilities(self, x: jax.Array, kind: AttentionSpec, context: Context, compute: Compute) -> jax.Array:
+        """x [b, l, d] -> [b, h, q, k]: how much of what a query finds comes from each key. Whatever the means of attention, it is linear in the values: of
+        values that are 1 for one key and 0 for all others, a query finds its probabilities."""
+        length = x.shape[1]
+        one_hot = jnp.broadcast_to(jnp.eye(length, dtype=x.dtype)[:, None], (x.shape[0], length, kind.num_heads, length))
+        return self.attended(x, kind, context._replace(values=one_hot), None, compute).swapaxes(1, 2)
+
     def attended(self, x, kind, context, dropout_key, compute):
         """x [b, l, d] -> [b, l, h, c], what the heads found."""
-        query, key, value = (in_heads(project, x, kind) for project in (self.query, self.key, self.value))
+        query, key = in_heads(self.query, x, kind), in_heads(self.key, x, kind)
+        value = values_in_heads(self.value, x, kind, context)
         if kind.rope is not None:
             query, key = rotate(query, kind.rope), rotate(key, kind.rope)
         return self.attend(query, key, value, kind, context, dropout_key, compute)

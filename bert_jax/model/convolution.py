@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.model.activations import ACTIVATION_FUNCTIONS
 from bert_jax.model.dropout import dropout
-from bert_jax.model.layers import ACTIVATION_FUNCTIONS, Norm, Project
+from bert_jax.model.layers import Norm, Project
 from bert_jax.model.spec import EncoderSpec
 
 

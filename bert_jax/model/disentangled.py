@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bert_jax.model.attention import SelfAttention, attend, in_heads, segment_mask
+from bert_jax.model.attention import SelfAttention, attend, in_heads, segment_mask, values_in_heads
 from bert_jax.model.dropout import dropout
 from bert_jax.model.layers import Embedding, Norm, Project
 from bert_jax.model.spec import DisentangledSpec, EncoderSpec
@@ -78,7 +78,7 @@ class DisentangledSelfAttention(SelfAttention):
     def attended(self, x, kind, context, dropout_key, compute):
         """x [b, l, d] -> [b, l, h, c]: queries of x, keys and values of x or of the context's memory."""
         memory, relative = x if context.memory is None else context.memory, context.relative
-        query, key, value = in_heads(self.query, x, kind), in_heads(self.key, memory, kind), in_heads(self.value, memory, kind)
+        query, key, value = in_heads(self.query, x, kind), in_heads(self.key, memory, kind), values_in_heads(self.value, memory, kind, context)
         if dropout_key is not None:
             relative = dropout(relative, self.rate, jax.random.fold_in(dropout_key, 1))
         projections = (self.query, self.key) if kind.disentangled.shared_projections else (self.position_query, self.position_key)

@@ -63,15 +63,25 @@ class Encoder(nnx.Module):
     ) -> jax.Array:
         """The encoder's output [b, l, d]. Reads input_ids, token_type_ids, segment_ids and, if there, position_ids and global_tokens. key=None: no dropout.
         tables: of an encoder that has none of its own, or not them alone. decoder: the result is what it makes of the last layer."""
-        return self._run(batch, key, compute, tables, decoder, collect=False)[0]
+        return self._run(batch, key, compute, tables, decoder)[0]
 
     def hidden_states(self, batch: dict[str, jax.Array], *, compute: Compute = Compute()) -> jax.Array:
         """The embeddings' output and every layer's, [num_layers + 1, b, l, d], without dropout. The last is the encoder's output: of a pre-norm
         encoder, normalised."""
-        last, states = self._run(batch, None, compute, None, None, collect=True)
-        return jnp.concatenate([states[:-1], last[None]])
+        last, embedded, states = self._run(batch, None, compute, collect=lambda block, before, after, kind, context: after)
+        return jnp.concatenate([embedded[None], states[:-1], last[None]])
 
-    def _run(self, batch, key, compute, tables, decoder, collect):
+    def attention_probabilities(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """Every layer's, float32 [num_layers, b, h, q, k], without dropout. Those of a query add up to 1; a query of padding has none that mean anything."""
+        compute = Compute()
+
+        def probabilities(block, before, after, kind, context):
+            return block.probabilities(before, kind, context, compute)
+
+        return self._run(batch, None, compute, collect=probabilities)[2]
+
+    def _run(self, batch, key, compute, tables=None, decoder=None, collect=None):
+        """(the output, the embeddings, what `collect` makes of every layer's (block, input, output, kind, context), stacked)."""
         spec, context = self.spec, Context(batch["segment_ids"], global_tokens=batch.get("global_tokens"))
         first, kinds = spec.first_layers, spec.kinds
         repeats, uses_of_last = (self.repeats, 0) if decoder is None else (self.repeats - 1, decoder.USES)
@@ -88,29 +98,35 @@ class Encoder(nnx.Module):
         x = constrain(x, ACTIVATIONS_AXES)
         if self.relative is not None:
             context = context._replace(relative=self.relative(x.shape[1], x.dtype))
-        states = [x]
+        embedded, collected = x, []
         for index in range(first):
             graphdef, parameters = nnx.split(self.first[str(index)])
             kind, here = kinds[index % len(kinds)], context._replace(layer=index)
             run = wrap(lambda parameters, x, keys, graphdef=graphdef, kind=kind, here=here: nnx.merge(graphdef, parameters)(x, kind, here, keys, compute))
-            x = run(parameters, x, first_keys[index])
+            before, x = x, run(parameters, x, first_keys[index])
             if index == 0 and self.convolution is not None:
-                x = self.convolution(states[0], x, context.segment_ids, None if key is None else jax.random.fold_in(embed_key, 1))
-            states.append(x)
+                x = self.convolution(embedded, x, context.segment_ids, None if key is None else jax.random.fold_in(embed_key, 1))
+            if collect is not None:
+                collected.append(collect(self.first[str(index)], before, x, kind, here)[None])
 
         def body(part: Block | Period, x: jax.Array, own: tuple[jax.Array, jax.Array | None]):
-            (numbers, keys), passed = own, []
+            (numbers, keys), found = own, []
             for index, block in enumerate([part] if len(kinds) == 1 else [part.blocks[str(index)] for index in range(len(kinds))]):
-                x = block(x, kinds[(first + index) % len(kinds)], context._replace(layer=numbers[index]), None if keys is None else keys[index], compute)
-                passed.append(x)
-            return x, jnp.stack(passed) if collect else None
+                kind, here = kinds[(first + index) % len(kinds)], context._replace(layer=numbers[index])
+                before, x = x, block(x, kind, here, None if keys is None else keys[index], compute)
+                if collect is not None:
+                    found.append(collect(block, before, x, kind, here))
+            return x, jnp.stack(found) if found else None
 
         if self.repeats:
             uses = 1 if spec.layer_groups is None else spec.num_layers // spec.layer_groups
             layers, last = (self.layers, None) if decoder is None else part_last(self.layers)
             numbers = jnp.arange(first, scanned).reshape(repeats, len(kinds))
-            x, passed = scan_layers(layers, body, x, (numbers, layer_keys), uses=uses, wrap=wrap, unroll=compute.unroll)
-            states += [passed.reshape(-1, *x.shape)] if collect else []
+            below = max(compute.untrained_layers - first, 0) // (len(kinds) * uses)
+            untrained = below if below < (spec.layer_groups or repeats) else 0  # all of them: nothing in the scan has a gradient anyway
+            x, found = scan_layers(layers, body, x, (numbers, layer_keys), uses=uses, wrap=wrap, unroll=compute.unroll, untrained=untrained)
+            if collect is not None:
+                collected.append(found.reshape(-1, *found.shape[2 if uses == 1 else 3 :]))
         if decoder is not None:
             graphdef, parameters = nnx.split(last)
 
@@ -118,7 +134,4 @@ class Encoder(nnx.Module):
                 return nnx.merge(graphdef, parameters)(queries, kinds[0], context._replace(layer=scanned, memory=memory), keys, compute)
 
             x = decoder(functools.partial(wrap(run_last), parameters), x, batch.get("position_ids"), last_keys)
-        if not collect:
-            return (self.final_norm(x) if spec.pre_norm else x), None
-        states = jnp.concatenate([state.reshape(-1, *x.shape) for state in states])
-        return (self.final_norm(x) if spec.pre_norm else x), states
+        return (self.final_norm(x) if spec.pre_norm else x), embedded, (jnp.concatenate(collected) if collected else None)

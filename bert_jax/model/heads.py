@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.model.activations import ACTIVATION_FUNCTIONS
 from bert_jax.model.attention import MASKED
 from bert_jax.model.embed import AddedTables, InputEmbedding
 from bert_jax.model.encoder import Encoder
-from bert_jax.model.layers import ACTIVATION_FUNCTIONS, Norm, Project
+from bert_jax.model.layers import Norm, Project
 from bert_jax.model.mask_decoder import MaskDecoder
 from bert_jax.model.spec import AnySpec, Compute, DetectionSpec, ModelSpec, TaskSpec
 from bert_jax.model.task_heads import TaskModel

@@ -4,9 +4,11 @@ Parameters are float32 and carry their logical axes in metadata (`axes`), which 
 of the activations: each part casts its parameters to it.
 
 Einsum letters, the same everywhere: b batch, l length (q and k: query and key positions), d hidden size, h heads, c head size,
-f intermediate size, g the two halves of a gated MLP, e the width of factorised embeddings, p prediction slots, v vocabulary.
+f intermediate size, g the two halves of a gated MLP, e the width of factorised embeddings, p prediction slots, v vocabulary, a size of a bottleneck,
+r rank of a low-rank change.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,14 +20,6 @@ from flax import nnx
 from bert_jax.model.spec import NormSpec
 
 PyTree = Any
-
-ACTIVATION_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "tanh": jnp.tanh,
-}
 
 
 def truncated_normal(key: jax.Array, shape: tuple[int, ...], std: float) -> jax.Array:
@@ -41,14 +35,16 @@ class Project(nnx.Module):
     def __init__(self, equation: str, axes: dict[str, int], num_inputs: int, *, std: float, bias: bool = True, rngs: nnx.Rngs):
         """axes: logical name -> size, in the kernel's order, the `num_inputs` contracted ones first."""
         names, shape = tuple(axes), tuple(axes.values())
-        self.equation = equation
+        self.equation, self.num_inputs = equation, num_inputs
         merged = len(equation.split("->")[0].split(",")[1]) < len(shape)
         self.matrix = (math.prod(shape[:num_inputs]), math.prod(shape[num_inputs:])) if merged else shape
         self.kernel = nnx.Param(truncated_normal(rngs.params(), shape, std), axes=names)
         self.bias = nnx.Param(jnp.zeros(shape[num_inputs:], jnp.float32), axes=names[num_inputs:]) if bias else None
+        self.lora = None  # what is added to the kernel (`adapters.LowRank`)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype).reshape(self.matrix))
+        y = y if self.lora is None else y + self.lora(x)
         if self.bias is None:
             return y
         bias = self.bias[...].astype(x.dtype)
@@ -106,29 +102,52 @@ def stack_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, *, rngs: nn
 
 def part_last(stacked: nnx.Module) -> tuple[nnx.Module, nnx.Module]:
     """(the stack without its last layer, that layer)."""
+    return take_layers(stacked, slice(None, -1)), take_layers(stacked, -1)
+
+
+def take_layers(stacked: nnx.Module, which: slice | int, passed: Callable[[jax.Array], jax.Array] = lambda leaf: leaf) -> nnx.Module:
+    """Some layers of the stack, or one. passed: what is made of their parameters."""
     graphdef, state = nnx.split(stacked)
-    return tuple(nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[which], nnx.to_pure_dict(state))) for which in (slice(None, -1), -1))
+    return nnx.merge(graphdef, jax.tree.map(lambda leaf: passed(leaf[which]), nnx.to_pure_dict(state)))
 
 
 def scan_layers(
-    module: nnx.Module, body: Callable, carry: jax.Array, own: PyTree, *, uses: int = 1, wrap: Callable = lambda f: f, unroll: int = 1
+    module: nnx.Module, body: Callable, carry: jax.Array, own: PyTree, *, uses: int = 1, wrap: Callable = lambda f: f, unroll: int = 1, untrained: int = 0
 ):
     """Runs `body(layer, carry, own) -> (carry, out)` over the layers of a stacked module, each `uses` times in a row; returns (carry, stacked outs).
 
     own: arrays [layers x uses, ...], of which the body gets each layer's. wrap: applied to the scanned function, for rematerialisation.
+    untrained: layers of the stack, from its beginning, that are scanned by themselves, for no gradient of theirs is wanted.
     """
+    if untrained:
+        below, above = take_layers(module, slice(None, untrained), jax.lax.stop_gradient), take_layers(module, slice(untrained, None))
+        own_below, own_above = (jax.tree.map(lambda leaf: leaf[part], own) for part in (slice(None, untrained * uses), slice(untrained * uses, None)))
+        carry, out_below = scan_layers(below, body, carry, own_below, uses=uses, wrap=wrap, unroll=unroll)
+        carry, out_above = scan_layers(above, body, carry, own_above, uses=uses, wrap=wrap, unroll=unroll)
+        return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), out_below, out_above)
     graphdef, state = nnx.split(module)
+    state = _with_matrices(module, nnx.to_pure_dict(state))
 
     def step(carry, layer):
         parameters, layer_own = layer
         return body(nnx.merge(graphdef, parameters), carry, layer_own)
 
     if uses == 1:
-        return jax.lax.scan(wrap(step), carry, (nnx.to_pure_dict(state), own), unroll=unroll)
+        return jax.lax.scan(wrap(step), carry, (state, own), unroll=unroll)
 
     def again(carry, layer):
         parameters, layer_own = layer
         return jax.lax.scan(lambda carry, own: wrap(step)(carry, (parameters, own)), carry, layer_own, length=uses, unroll=min(unroll, uses))
 
     grouped = jax.tree.map(lambda leaf: leaf.reshape(-1, uses, *leaf.shape[1:]), own)
-    return jax.lax.scan(again, carry, (nnx.to_pure_dict(state), grouped))
+    return jax.lax.scan(again, carry, (state, grouped))
+
+
+def _with_matrices(module: nnx.Module, state: PyTree) -> PyTree:
+    """A stack's state with kernels as the matrices of the computation. Of kernels whose last axis is a head's few features, TPUs would keep gradients with another
+    axis last, and turn all activations that they are made of."""
+    for path, part in nnx.iter_graph(module):
+        if isinstance(part, Project):
+            held = functools.reduce(lambda held, name: held[name], path, state)
+            held["kernel"] = held["kernel"].reshape(-1, *part.matrix)
+    return state

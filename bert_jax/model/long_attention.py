@@ -10,7 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bert_jax.model.attention import Context, Global, SelfAttention, attend, attend_in_window, cut, in_heads, segment_mask, with_neighbours
+from bert_jax.model.attention import (
+    Context,
+    Global,
+    SelfAttention,
+    attend,
+    attend_in_window,
+    cut,
+    in_heads,
+    segment_mask,
+    values_in_heads,
+    with_neighbours,
+)
 from bert_jax.model.layers import Project
 from bert_jax.model.long_spec import BlockSparseSpec, GlobalTokensSpec
 from bert_jax.model.spec import Compute, EncoderSpec
@@ -33,12 +44,13 @@ class GlobalTokensAttention(SelfAttention):
         is_global, slot, places, of_slots = global_slots(context, min(kind.global_tokens, x.shape[1]))
         near_key, far_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
 
-        query, key, value = (in_heads(project, x, kind) for project in (self.query, self.key, self.value))
+        query, key = in_heads(self.query, x, kind), in_heads(self.key, x, kind)
+        value = values_in_heads(self.value, x, kind, context)
         far = Global(_take(key, places), _take(value, places), of_slots, jnp.where(is_global, 0, segment_ids))
         near = attend_in_window(query, key, value, segment_ids, kind, near_key, far)
 
         query = in_heads(self.query_global, _take(x, places), kind)
-        key, value = (in_heads(project, x, kind) for project in (self.key_global, self.value_global))
+        key, value = in_heads(self.key_global, x, kind), values_in_heads(self.value_global, x, kind, context)
         everywhere = attend(query, key, value, segment_mask(of_slots, segment_ids), kind.dropout, far_key)
         return jnp.where(is_global[..., None, None], _take(everywhere, slot), near)
 
@@ -115,7 +127,7 @@ def attend_to_blocks(
 
     ends, of_ends = (jnp.concatenate([x[:, 0], x[:, -1]], axis=1) for x in (queries, segments))
     ends = attend(ends, key, value, segment_mask(of_ends, segment_ids), kind.dropout, ends_dropout)
-    attended = jnp.concatenate([ends[:, :size], middle.reshape(rows, -1, *query.shape[2:]), ends[:, size:]], axis=1)
+    attended = jnp.concatenate([ends[:, :size], middle.reshape(rows, -1, *value.shape[2:]), ends[:, size:]], axis=1)
     return attended[:, :length]
 
 

@@ -5,6 +5,8 @@ A spec holds numbers and names only; `families` makes specs from published sizes
 
 import dataclasses
 
+from bert_jax.model.adapter_spec import AdapterSpec
+
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu")  # gelu is the exact erf form, gelu_tanh the approximation (Hugging Face: gelu_new)
 VOCAB_MULTIPLE = 128  # rows of the embedding table are padded to this, for tiling and sharding; padding never enters the softmax
 REMAT = ("none", "elementwise", "dots", "full")
@@ -198,6 +200,7 @@ class EncoderSpec:
     layer_groups: layers share the parameters of that many groups (Lan et al. 2019, section 3.1); None: each has its own.
     dropout: after the embeddings, the attention output and the MLP. initializer_range: standard deviation of the truncated normal.
     convolution: taps of a convolution of the embeddings, which is added to the first layer's output (DeBERTa-v2-xlarge); 0: none.
+    adapter: what every layer has besides, to be trained instead of it.
     """
 
     embedding: EmbeddingSpec
@@ -213,6 +216,7 @@ class EncoderSpec:
     first_norm: bool = True
     layer_groups: int | None = None
     convolution: int = 0
+    adapter: AdapterSpec | None = None
 
     def __post_init__(self):
         _positive(self, "hidden_size", "num_layers")
@@ -427,13 +431,15 @@ class Compute:
 
     dtype: of activations and matmuls (parameters, softmax, norm statistics and loss stay float32). remat: what the backward pass
     recomputes: nothing, what is elementwise (norms, activations, dropout), all but the projections (so attention too), or everything. unroll: layers per iteration of the scan. attention: "xla", plain operations, or
-    "pallas", the TPU kernel where it takes the shapes (`kernels.fits`).
+    "pallas", the TPU kernel where it takes the shapes (`kernels.fits`). untrained_layers: the lowest, with the embeddings below them, that have no gradient:
+    they are run as one that trains nothing runs them.
     """
 
     dtype: str = "float32"
     remat: str = "none"
     unroll: int = 1
     attention: str = "xla"
+    untrained_layers: int = 0
 
     def __post_init__(self):
         _one_of(self, "dtype", ("float32", "bfloat16"))

@@ -38,6 +38,15 @@ class BatchSource(Protocol):
     def batches(self, start_step: int, stop_step: int | None = None): ...
 
 
+class Trials(Protocol):
+    """What is done beside a run at some of its steps, for which the run waits and which changes nothing of it."""
+
+    def due(self, step: int) -> bool: ...
+
+    def __call__(self, state: TrainState, run_log: RunLog) -> None:
+        """Raises Interrupted if a stop is due; called again with the same state it then goes on."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Cadence:
     """Steps `first` to `last` of a run of `steps`, and the steps between log lines, evaluations and checkpoints.
@@ -82,6 +91,7 @@ def fit(
     expected_first_loss: float | None = None,
     check_batch: Callable[[dict], None] = check,
     describe: Callable[[int, dict[str, float]], str] | None = None,
+    trials: Trials | None = None,
 ) -> tuple[TrainState, bool]:
     """Trains from `state.step` to `cadence.last`; returns (state, finished). finished is False after SIGTERM or SIGINT, with the state saved.
 
@@ -90,6 +100,7 @@ def fit(
     The source counts its steps from `cadence.first` on. expected_first_loss: ln V for a run from scratch; the first step's MLM loss is compared with it, and a warning says so when it is off.
     limits: those that `train_step` skips by; after so many skipped in a row the state is that of `last_good`, the newest checkpoint, and the batches behind them follow.
     check_batch: raises ValueError of a first batch that breaks its contract. describe: an evaluation in words, from step and metrics.
+    trials: called at their steps, once the step is saved; those of the step that it starts from are the caller's.
     FloatingPointError when that leads to nothing, or numbers of an update that was made are not finite; such a state is never saved.
     """
     start = int(state.step)
@@ -141,7 +152,8 @@ def fit(
             due_log, due_eval = step % cadence.log_every == 0, evaluate is not None and cadence.due(cadence.eval_every, step)
             stopping = stop.due()
             due_save = cadence.due(cadence.checkpoint_every, step) or cadence.due(cadence.keep_every, step) or stopping
-            due_save = due_save or (due_log and saves.due())
+            due_trials = trials is not None and trials.due(step)
+            due_save = due_save or due_trials or (due_log and saves.due())
             if due_log or due_save or due_eval:
                 values = divide(window)
                 tell(bad_steps.seen(step), progress, run_log)
@@ -190,7 +202,16 @@ def fit(
                 watch.begins(f"the save of step {step}", slow=True)
                 with progress.paused():
                     saves.save(step, saved_trees(state), scores)
-            if stopping and step < cadence.steps:
+            if due_trials and not stopping:
+                try:
+                    with progress.paused():
+                        if due_save:
+                            saves.finish(step, saved_trees(state), scores)
+                            watch.unsaved = False
+                        trials(state, run_log)
+                except Interrupted:
+                    stopping = True
+            if stopping and (step < cadence.steps or due_trials):
                 if due_save:
                     progress.say(f"{stop.signal}: saving step {step} and leaving; the same command continues from there")
                     saves.finish(step, saved_trees(state), scores)

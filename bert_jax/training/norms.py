@@ -21,7 +21,7 @@ def group_of(names: tuple[str, ...]) -> str:
     """The group of a parameter by its path: biases and norms wherever they stand, else the part of the model that it is of."""
     if names[-1] == "bias" or any("norm" in name for name in names):
         return "norms_and_biases"
-    return next((group for part, group in PARTS.items() if part in names), "heads")
+    return next((group for part, group in PARTS.items() if part in names or f"{part}_adapter" in names), "heads")
 
 
 def layer_of(names: tuple[str, ...]) -> tuple[str, ...] | None:

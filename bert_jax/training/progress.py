@@ -22,10 +22,10 @@ class Hardware:
     peak_flops: float | None
 
     @classmethod
-    def here(cls, flops_per_sequence: float) -> "Hardware":
-        """That of this run's devices."""
+    def here(cls, flops_per_sequence: float, devices: int | None = None) -> "Hardware":
+        """That of so many of the devices here; None: of all."""
         peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-        return cls(flops_per_sequence, peak * jax.device_count() if peak else None)
+        return cls(flops_per_sequence, peak * (devices or jax.device_count()) if peak else None)
 
 
 class Progress:

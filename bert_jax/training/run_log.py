@@ -72,7 +72,7 @@ class RunLog:
         self.close()
 
     def write(self, split: str, step: int, metrics: dict[str, float]) -> None:
-        """split: "train", "eval" or "checkpoint"."""
+        """split: "train", "eval", "checkpoint" or "downstream"."""
         self.file.write(json.dumps({"split": split, "step": step, "time": round(time.time(), 3), **metrics}) + "\n")
         for tracker in self.trackers:
             tracker.scalars(step, {tag_of(split, name): value for name, value in metrics.items()})

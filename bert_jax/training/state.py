@@ -14,6 +14,7 @@ from bert_jax.model.heads import DetectionModel, PretrainingModel, build
 from bert_jax.model.spec import AnySpec
 from bert_jax.sharding import constrain, partition_spec, replicated, shard_over_data
 from bert_jax.training.bad_steps import Remembering, nothing_usual
+from bert_jax.training.trained import EVERYTHING, Trained
 
 Tree = Any
 
@@ -46,12 +47,13 @@ def state_of(step: int, trees: dict[str, Tree], abstract: TrainState) -> TrainSt
 
 @dataclasses.dataclass(frozen=True)
 class Blueprint:
-    """A model without its arrays. params: nested dict of ShapeDtypeStruct; axes: the same tree with logical axis names."""
+    """A model without its arrays. params: nested dict of ShapeDtypeStruct; axes: the same tree with logical axis names. trained: which of them are."""
 
     spec: AnySpec
     graphdef: nnx.GraphDef
     params: Tree
     axes: Tree
+    trained: Trained = EVERYTHING
 
     def init(self, key: jax.Array) -> Tree:
         """Parameters by the published initialisation (truncated normal of std 0.02, zero biases, unit norms)."""
@@ -73,11 +75,18 @@ class Blueprint:
     @property
     def num_params(self) -> int:
         """Parameters of the model as published, without the padding of the vocabulary."""
+        return self._count(self.axes, self.params)
+
+    @property
+    def num_trained(self) -> int:
+        """Those of them that are trained."""
+        return self._count(self.trained.names(self.axes), self.trained.of(self.params))
+
+    def _count(self, axes: Tree, params: Tree) -> int:
         embedding = self.spec.encoder.embedding
-        axes = jax.tree.leaves(self.axes, is_leaf=lambda node: isinstance(node, tuple))
         return sum(
             leaf.size // embedding.padded_vocab_size * embedding.vocab_size if "vocab" in names else leaf.size
-            for names, leaf in zip(axes, jax.tree.leaves(self.params), strict=True)
+            for names, leaf in zip(jax.tree.leaves(axes, is_leaf=lambda node: isinstance(node, tuple)), jax.tree.leaves(params), strict=True)
         )
 
 
@@ -101,13 +110,14 @@ def _place(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtyp
 
 
 def abstract_state(blueprint: Blueprint, tx: optax.GradientTransformation, mesh: Mesh, *, zero1: bool = False) -> TrainState:
-    """A TrainState of ShapeDtypeStructs that carry their shardings; moments are sharded as their parameters and, with zero1, over `data` too.
+    """A TrainState of ShapeDtypeStructs that carry their shardings; moments, of what is trained, are sharded as their parameters and, with zero1, over `data` too.
 
     Moments of another shape than their parameter's (Adafactor's factors, one row or column per matrix) are small and lie on every device.
     """
-    shardings = param_shardings(blueprint, mesh)
-    cut = jax.tree.map(lambda leaf, sharding: shard_over_data(sharding, leaf.shape) if zero1 else sharding, blueprint.params, shardings)
-    opt_state = jax.eval_shape(tx.init, blueprint.params)
+    params = abstract_params(blueprint, mesh)
+    trained = blueprint.trained.of(params)
+    cut = jax.tree.map(lambda leaf: shard_over_data(leaf.sharding, leaf.shape) if zero1 else leaf.sharding, trained)
+    opt_state = jax.eval_shape(tx.init, trained)
 
     def masked(node):  # where an optimizer of some parameters (Muon's) has none of another's moments
         return isinstance(node, optax.MaskedNode)
@@ -118,12 +128,12 @@ def abstract_state(blueprint: Blueprint, tx: optax.GradientTransformation, mesh:
         return sharding if moment.shape == param.shape else replicated(mesh)
 
     opt_shardings = optax.tree.map_params(
-        tx, moment_sharding, opt_state, blueprint.params, cut, transform_non_params=lambda _: replicated(mesh), is_leaf=masked
+        tx, moment_sharding, opt_state, trained, cut, transform_non_params=lambda _: replicated(mesh), is_leaf=masked
     )
 
     return TrainState(
         step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
-        params=jax.tree.map(_place, blueprint.params, shardings),
+        params=params,
         opt_state=jax.tree.map(_place, opt_state, opt_shardings),
     )
 
@@ -132,10 +142,10 @@ def shardings_of(abstract: Tree) -> Tree:
     return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 
 
-def update_shardings(abstract: TrainState) -> Tree:
-    """Where gradients and updates are computed, a tree like the parameters: with ZeRO-1, which shows in the moments, cut over `data`."""
+def update_shardings(abstract: TrainState, trained: Trained = EVERYTHING) -> Tree:
+    """Where gradients and updates are computed, a tree like the trained parameters: with ZeRO-1, which shows in the moments, cut over `data`."""
     zero1 = any("data" in jax.tree.leaves(tuple(leaf.sharding.spec)) for leaf in jax.tree.leaves(abstract.opt_state))
-    return jax.tree.map(lambda leaf: shard_over_data(leaf.sharding, leaf.shape) if zero1 else leaf.sharding, abstract.params)
+    return jax.tree.map(lambda leaf: shard_over_data(leaf.sharding, leaf.shape) if zero1 else leaf.sharding, trained.of(abstract.params))
 
 
 def init_state(blueprint: Blueprint, tx: optax.GradientTransformation, abstract: TrainState, key: jax.Array) -> TrainState:
@@ -143,17 +153,17 @@ def init_state(blueprint: Blueprint, tx: optax.GradientTransformation, abstract:
 
     def init(key):
         params = blueprint.init(key)
-        return TrainState(jnp.int32(0), params, tx.init(params))
+        return TrainState(jnp.int32(0), params, tx.init(blueprint.trained.of(params)))
 
     # Runs once and is mostly random bits, which take LLVM seven times as long to optimise as to run unoptimised (24 s against 3 s here).
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(init, out_shardings=shardings_of(abstract), compiler_options=quick)(key)
 
 
-def state_from_params(params: Tree, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
+def state_from_params(params: Tree, tx: optax.GradientTransformation, abstract: TrainState, trained: Trained = EVERYTHING) -> TrainState:
     """A state at step 0 from given parameters, with a fresh optimizer state."""
 
     def init(params):
-        return TrainState(jnp.int32(0), params, tx.init(params))
+        return TrainState(jnp.int32(0), params, tx.init(trained.of(params)))
 
     return jax.jit(init, out_shardings=shardings_of(abstract), donate_argnums=0)(params)

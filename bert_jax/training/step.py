@@ -1,5 +1,6 @@
 """The update and the evaluation of one batch, as pure functions under plain `jax.jit`."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -34,18 +35,20 @@ def make_train_step(
 
     accumulate: the batch is worked through in that many micro-batches; the update is that of the whole batch. first_step: where the
     schedule's step 0 lies. metrics: name -> (numerator, denominator). limits: beyond which a step changes nothing but `state.step`; None: every update is made.
-    frozen: trees of ShapeDtypeStructs with shardings, of what the objective reads and nothing trains (a teacher's parameters).
+    What the blueprint's `trained` leaves out has neither gradient nor moments, and its bits stay. frozen: trees of ShapeDtypeStructs with shardings, of what the objective reads and nothing trains (a teacher's parameters).
     """
 
-    pieces = update_shardings(abstract)
+    part = blueprint.trained
+    pieces = update_shardings(abstract, part)
+    compute = dataclasses.replace(compute, untrained_layers=part.layers)
     tx = optax.with_extra_args_support(tx)
 
     def gradients(params, micro, weights, key, *frozen):
-        def loss_of(params):
-            losses, right = objective.sums(blueprint.model(params), micro, *frozen, key=key, compute=compute)
+        def loss_of(trained):
+            losses, right = objective.sums(blueprint.model(part.put_into(params, trained)), micro, *frozen, key=key, compute=compute)
             return total_loss(losses, weights, objective.scales), (losses, right)
 
-        (_, sums), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        (_, sums), grads = jax.value_and_grad(loss_of, has_aux=True)(part.of(params))
         return jax.lax.with_sharding_constraint(grads, pieces), sums
 
     def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array, *frozen: Tree):
@@ -66,7 +69,7 @@ def make_train_step(
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             (grads, (losses, right)), _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), micros))
         report: dict[str, jax.Array] = {}
-        params = jax.lax.with_sharding_constraint(state.params, pieces)
+        params = jax.lax.with_sharding_constraint(part.of(state.params), pieces)
         loss = total_loss(losses, weights, objective.scales)
         updates, opt_state = tx.update(grads, state.opt_state, params, report=report, loss=loss)
         rate = schedule(state.step - first_step)
@@ -80,7 +83,7 @@ def make_train_step(
             good = limits.good(loss, grad_norm, report.get("usual"))
             new_params, opt_state = jax.tree.map(lambda new, old: jnp.where(good, new, old), (new_params, opt_state), (params, state.opt_state))
             metrics = without_bad(metrics, good, loss, grad_norm)
-        return TrainState(state.step + 1, new_params, opt_state), metrics
+        return TrainState(state.step + 1, part.put_into(state.params, new_params), opt_state), metrics
 
     shardings = shardings_of(abstract)
     return jax.jit(

@@ -20,6 +20,12 @@ class Watch:
         """slow: it may compile, or wait for storage."""
         self._now = (doing, time.monotonic(), slow)
 
+    def follows(self, others: "list[Watch]") -> None:
+        """Is at whatever of these, which go on side by side, tries patience most."""
+        self._now = max((other._now for other in others), key=lambda now: (time.monotonic() - now[1]) / (PATIENCE if now[2] else 1))
+        self.unsaved = any(other.unsaved for other in others)
+        self.step = max(other.step or 0 for other in others)
+
     @property
     def doing(self) -> str:
         return self._now[0]

@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
         kind="classification", train="", eval="", test="", format="auto", has_header=True, text="text", text_pair="", negative="", label="label", label_type="score",
         label_separator=",", label_names=(), choices=(), tokens="tokens", tags="tags", id="", metric="accuracy", class_weights=(), loss="", stride=128, answer_length=30,
     )
+    config.freeze = ""
+    config.adapt = dict(kind="", rank=8, alpha=8.0, targets=("query", "value"), size=64, places=("attention", "mlp"))
     config.head = dict(pooling="cls", dropout=0.1)
     config.model = dict(dropout=-1.0, attention_dropout=-1.0)
     config.compute = dict(dtype="bfloat16", remat="none", unroll=1, attention="auto")
@@ -32,5 +34,5 @@ def get_config() -> ConfigDict:
     config.eval = dict(every=0, batch_size=64, patience=0)
     config.checkpoint = dict(keep=2)
     config.bad_steps = dict(loss=0.0, grad_norm=0.0, loss_times=0.0, grad_norm_times=0.0, in_a_row=10)
-    config.mesh = dict(data=-1, fsdp=1, tensor=1, zero1=True)
+    config.mesh = dict(data=-1, fsdp=1, tensor=1, zero1=True, seeds=1)
     return config

@@ -8,14 +8,19 @@ from launch.commands.parts import add_command, add_config_options, load_config, 
 
 def add_export(commands) -> None:
     def run(arguments):
-        from launch.exchange import export
+        from launch.exchange import export, export_lora
 
+        if arguments.adapter:
+            if arguments.verify or arguments.pooling:
+                raise ValueError("--adapter writes what LoRA learnt alone, which goes with neither --verify nor --pooling; export the model without --adapter for these")
+            return export_lora(Path(arguments.workdir), Path(arguments.output), step=arguments.step)
         export(Path(arguments.workdir), Path(arguments.output), step=arguments.step, check=arguments.verify, pooling=arguments.pooling)
 
     command = add_command(
         commands, "export", run, "Writes a checkpoint as a Hugging Face directory: safetensors, config, tokenizer, model card.",
         "  bert-jax export --workdir=runs/mini --output=mini --verify\n"
-        "  bert-jax export --workdir=runs/mini --output=sentences --pooling=mean --verify     (for sentence-transformers)",
+        "  bert-jax export --workdir=runs/mini --output=sentences --pooling=mean --verify     (for sentence-transformers)\n"
+        "  bert-jax export --workdir=runs/sst2_lora --output=adapter --adapter     (for PEFT)",
     )
     command.add_argument("--workdir", required=True, metavar="DIR")
     command.add_argument("--output", required=True, metavar="DIR")
@@ -28,6 +33,7 @@ def add_export(commands) -> None:
         "--pooling", choices=("mean", "cls", "max"),
         help="the encoder alone, as a model of sentence-transformers: the vector of a text is the mean or the largest of its tokens', or the first token's",
     )
+    command.add_argument("--adapter", action="store_true", help="of a model fine-tuned with LoRA: what that learnt, and the head, for PEFT over the same pretrained model")
 
 
 def add_import(commands) -> None:

@@ -2,26 +2,29 @@
 
     WORKDIR/config.json, task.json, model.json, tokenizer/, data.json, environment.json
     WORKDIR/seeds/SEED/checkpoints, metrics.jsonl, tensorboard     a run, as of pretraining
-    WORKDIR/seeds/SEED/scores.json, predictions-*.jsonl            of its best checkpoint; the run is over
-    WORKDIR/scores.json                                            of all seeds
+    WORKDIR/seeds/SEED/scores.json, outcome.json, predictions-*.jsonl    of its best checkpoint; the run is over
+    WORKDIR/scores.json, report.html                               of all seeds
 """
 
+import dataclasses
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from bert_jax.model.adapter_spec import LoraSpec
 from bert_jax.processes import from_first, is_first
 from bert_jax.sharding import process_rows
 from bert_jax.training.bad_steps import Limits
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.checkpoint_files import better
 from bert_jax.training.loop import Cadence, fit
-from bert_jax.training.metrics import model_flops
+from bert_jax.training.metrics import task_flops
 from bert_jax.training.profile import Profiler
 from bert_jax.training.progress import Hardware
 from bert_jax.training.run_log import RunLog, SilentLog
@@ -30,6 +33,8 @@ from data_pipeline.tasks.batches import TaskBatches
 from launch import config as configs
 from launch.config import ConfigError
 from launch.exit_codes import STOPPED
+from launch.finetune import outcome
+from launch.finetune.at_once import InTurns, at_once, parts_of_devices
 from launch.finetune.fields import FINETUNING
 from launch.finetune.job import Job, make_job, resolve_steps, task_of
 from launch.finetune.predict import write_predictions
@@ -40,6 +45,7 @@ from launch.finetune.start import start_params
 from launch.load_model import LoadedModel, load_model
 from launch.model_section import write_model_section
 from launch.oversight import Oversight
+from launch.report.report import write_report
 from launch.run import copy_tokenizer, environment
 from launch.workdir_lock import locked
 
@@ -55,14 +61,26 @@ def finetune(config: dict, init: Path, workdir: Path, oversight: Oversight, *, a
 
     init: a workdir or an exported model, whose encoder is trained on. Everything that a config can get wrong is found before the workdir is touched.
     """
-    watch = oversight.watch
-    watch.begins("opening the pretrained model and the data", slow=True)
-    pretrained = load_model(init).encoder_alone()
+    oversight.watch.begins("opening the pretrained model", slow=True)
+    return finetune_model(config, load_model(init).encoder_alone(), workdir, oversight, accept_changes=accept_changes)
+
+
+def prepare(config: dict, pretrained: LoadedModel) -> tuple[Job, TaskSets, tuple[int, ...]]:
+    """What all seeds share; the job's config is the resolved one. Of the pretrained model only its sizes and its tokenizer are read."""
+    if pretrained.task is not None and pretrained.task.adapter is not None:
+        raise ConfigError(f"--init={pretrained.origin} was trained with bottleneck adapters, which no other training goes on with; give the pretrained model that they were added to")
     sets = open_sets(config, pretrained.tokenizer())
     config = resolve_steps(config, len(sets.train.features))
-    config["task"] |= {"metric": metric_of(config, sets)}
-    job, seeds = make_job(config, pretrained.section, sets), seeds_of(config)
-    facts = {"fingerprint": sets.fingerprint, "init": digest(pretrained.params)}
+    config |= {"task": config["task"] | {"metric": metric_of(config, sets)}}
+    return make_job(config, pretrained.section, sets, parts_of_devices(config["mesh"]["seeds"])[0]), sets, seeds_of(config)
+
+
+def finetune_model(config: dict, pretrained: LoadedModel, workdir: Path, oversight: Oversight, *, accept_changes: bool = False, keep_models: bool = True) -> int:
+    """`finetune` of a model that is open, whose encoder stands alone. keep_models: False deletes the checkpoints of a seed once it is scored."""
+    oversight.watch.begins("opening the data", slow=True)
+    job, sets, seeds = prepare(config, pretrained)
+    config = job.config
+    facts = {"fingerprint": sets.fingerprint, "init": digest(pretrained.params), "sets": outcome.facts_of_sets(sets)}
     from_first(lambda: check_continues(config, facts, workdir, accept_changes))
 
     with locked(workdir), jax.set_mesh(job.mesh):
@@ -74,17 +92,31 @@ def finetune(config: dict, init: Path, workdir: Path, oversight: Oversight, *, a
             write_model_section(workdir, job.model)
             job.task.write(workdir)
         describe(job, pretrained, sets, workdir)
-        for seed in seeds:
+
+        def run_seed(job: Job, seed: int, oversight: Oversight) -> bool:
             place = workdir / "seeds" / str(seed)
-            if from_first(lambda: (place / "scores.json").is_file()):
-                continue
-            if not train_seed(job, pretrained, sets, seed, place, oversight):
-                return STOPPED.status
-            watch.begins(f"the scores of seed {seed}", slow=True)
-            score_seed(job, sets, seed, place)
+            if not from_first(lambda: (place / "scores.json").is_file()):
+                if not train_seed(job, pretrained, sets, seed, place, oversight):
+                    return False
+                oversight.watch.begins(f"the scores of seed {seed}", slow=True)
+                score_seed(job, sets, seed, place)
+            if is_first() and not keep_models:
+                shutil.rmtree(place / "checkpoints", ignore_errors=True)
+            return True
+
+        if config["mesh"]["seeds"] == 1:
+            finished = all(run_seed(job, seed, oversight) for seed in seeds)
+        else:
+            pretrained = dataclasses.replace(pretrained, params=jax.device_get(pretrained.params))  # which is not bound to one part's devices
+            others = parts_of_devices(config["mesh"]["seeds"])[1 : len(seeds)]
+            jobs = [job, *(make_job(config, pretrained.section, sets, devices) for devices in others)]
+            finished = at_once(run_seed, jobs, seeds, oversight)
+        if not finished:
+            return STOPPED.status
         if is_first():
             write_summary(workdir, config["task"]["metric"], seeds)
             print(table(summary(workdir)))
+            log.info("report: %s", write_report(workdir))
     return 0
 
 
@@ -134,12 +166,24 @@ def check_continues(config: dict, facts: dict, workdir: Path, accept_changes: bo
 def describe(job: Job, pretrained: LoadedModel, sets: TaskSets, workdir: Path) -> None:
     """The lines a person sees before the first step."""
     log.info("%s with a head for %s, %.1fM parameters, from %s", job.model["family"], job.task.kind, job.blueprint.num_params / 1e6, pretrained.origin)
+    if (trained := job.blueprint.num_trained) < (total := job.blueprint.num_params):
+        log.info("trained: %s of %s parameters (%.2f%%), %s", f"{trained:,}", f"{total:,}", 100 * trained / total, described(job))
     if sets.labels:
         log.info("%d labels: %s%s", len(sets.labels), ", ".join(sets.labels[:8]), ", ..." if len(sets.labels) > 8 else "")
     for name, part in (("training", sets.train), ("evaluation", sets.eval), ("test", sets.test)):
         if part is not None:
             log.info("%-10s %s examples, %s rows, mean length %.0f, from %s", name, f"{len(part.examples):,}", f"{len(part.features):,}", part.features.lengths().mean(), part.source)
     log.info("seeds %s, each %s steps of %d rows; workdir %s", ", ".join(map(str, seeds_of(job.config))), f"{job.config['steps']:,}", job.config["batch_size"], workdir)
+
+
+def described(job: Job) -> str:
+    """What is trained, where not all is."""
+    adapter, freeze = job.blueprint.spec.encoder.adapter, job.config["freeze"]
+    if isinstance(adapter, LoraSpec):
+        return f"LoRA of rank {adapter.rank} on {', '.join(adapter.targets)}, and the head"
+    if adapter is not None:
+        return f"adapters of size {adapter.size} behind {' and '.join(adapter.places)}, norms, and the head"
+    return "the head" if freeze == "encoder" else f"all but the {'embeddings' if freeze == 'embeddings' else f'embeddings and the lowest {freeze}'}"
 
 
 def train_seed(job: Job, pretrained: LoadedModel, sets: TaskSets, seed: int, place: Path, oversight: Oversight) -> bool:
@@ -156,7 +200,7 @@ def train_seed(job: Job, pretrained: LoadedModel, sets: TaskSets, seed: int, pla
         found = checkpoints.restore_newest(saved_trees(job.abstract))
         if found is None:
             params = jax.device_put(start_params(pretrained, job.blueprint, jax.random.fold_in(key, 1)), shardings_of(job.abstract.params))
-            return state_from_params(params, job.tx, job.abstract)
+            return state_from_params(params, job.tx, job.abstract, job.blueprint.trained)
         step, held = found
         return state_of(step, held, job.abstract)
 
@@ -178,7 +222,7 @@ def train_seed(job: Job, pretrained: LoadedModel, sets: TaskSets, seed: int, pla
         try:
             _, finished = fit(
                 state, train_step=job.train_step, source=Source(job, sets, seed, patience), evaluate=evaluate, checkpoints=checkpoints, run_log=run_log, mesh=job.mesh,
-                cadence=Cadence(0, config["steps"], config["steps"], config["log_every"], every, every), hardware=Hardware.here(model_flops(job.blueprint.spec, config["length"], 0)), key=jax.random.fold_in(key, 2),
+                cadence=Cadence(0, config["steps"], config["steps"], config["log_every"], every, every), hardware=Hardware.here(task_flops(job.blueprint.spec, config["length"], job.blueprint.trained), job.mesh.size), key=jax.random.fold_in(key, 2),
                 profiler=Profiler(place / "profile", None), stop=oversight.stop, watch=oversight.watch, last_good=first_state, limits=Limits(**config["bad_steps"]),
                 check_batch=lambda batch: None, describe=lambda step, values: f"step {step:>7,}  {shown(values)}",
             )
@@ -241,9 +285,12 @@ def score_seed(job: Job, sets: TaskSets, seed: int, place: Path) -> None:
         log.info("seed %d, %s, step %d: %s", seed, name, step, shown(record[name]))
         if is_first():
             write_predictions(place / f"predictions-{name}.jsonl", job.task, scores, part)
+            if name == "eval":
+                configs.write_json(place / outcome.NAME, outcome.outcome_of(job.task, scores, sets))
     if is_first():
         configs.write_json(place / "scores.json", record)
 
 
 def checkpoints_of(job: Job, place: Path) -> Checkpoints:
-    return Checkpoints(place / "checkpoints", keep=job.config["checkpoint"]["keep"], keep_best=job.config["task"]["metric"])
+    kind = Checkpoints if job.config["mesh"]["seeds"] == 1 else InTurns
+    return kind(place / "checkpoints", keep=job.config["checkpoint"]["keep"], keep_best=job.config["task"]["metric"])

@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from bert_jax.model.adapter_spec import adapter_of, settings_of
 from bert_jax.model.families import FAMILY_FIELDS
 from bert_jax.model.spec import Compute
 from bert_jax.sharding import MESH_AXES, make_mesh
@@ -15,6 +17,7 @@ from bert_jax.training.schedules import Schedule
 from bert_jax.training.state import Blueprint, TrainState, abstract_state, make_blueprint
 from bert_jax.training.step import make_train_step
 from bert_jax.training.task_objectives import EMBEDDING_LOSSES, OF_KINDS, Classification, TaskObjective
+from bert_jax.training.trained import trained_part
 from launch.config import ConfigError
 from launch.finetune.outputs import Predictor, make_predictor
 from launch.finetune.sets import TaskSets
@@ -50,14 +53,15 @@ def resolve_steps(config: dict[str, Any], examples: int) -> dict[str, Any]:
     return config | {"eval": config["eval"] | {"every": min(every, config["steps"])}}
 
 
-def make_job(config: dict[str, Any], model: dict[str, Any], sets: TaskSets) -> Job:
-    """config: resolved. model: the pretrained model's section. ConfigError naming the field that does not fit."""
+def make_job(config: dict[str, Any], model: dict[str, Any], sets: TaskSets, devices: list[jax.Device] | None = None) -> Job:
+    """config: resolved. model: the pretrained model's section. devices: of the mesh; None: all. ConfigError naming the field that does not fit."""
     model = model | {name: rate for name, rate in config["model"].items() if rate != -1 and name in FAMILY_FIELDS[model["family"]]}
     if config["length"] > model["max_positions"]:
         raise ConfigError(f"length {config['length']} is over the {model['max_positions']} positions of the pretrained model; set --config.length")
     task = task_of(config, sets)
     blueprint, objective = make_blueprint(task.spec(model)), objective_of(config, sets)
-    mesh = make_mesh(**{axis: config["mesh"][axis] for axis in MESH_AXES})
+    blueprint = dataclasses.replace(blueprint, trained=trained_part(blueprint.spec, blueprint.params, config["freeze"]))
+    mesh = make_mesh(**{axis: config["mesh"][axis] for axis in MESH_AXES}, devices=devices)
     check_mesh_divides(blueprint, mesh)
     check_batch_sizes(config | NO_RAMP, mesh.shape["data"] * mesh.shape["fsdp"])
     if objective.compares_rows and config["accumulate"] > 1:
@@ -78,7 +82,9 @@ def task_of(config: dict[str, Any], sets: TaskSets) -> TaskFile:
     outputs = len(sets.labels) if classes else 2 if kind == "span" else 1
     columns = {name: value for name, value in dataclasses.asdict(sets.task).items() if name not in ("kind", "label_names")}
     spans = {name: section[name] if kind == "span" else 0 for name in ("stride", "answer_length")}
-    return TaskFile(kind, outputs, config["head"]["pooling"], config["head"]["dropout"], sets.labels, columns, config["length"], **spans)
+    adapter = adapter_of(config["adapt"])
+    adapt = None if adapter is None else settings_of(adapter)
+    return TaskFile(kind, outputs, config["head"]["pooling"], config["head"]["dropout"], sets.labels, columns, config["length"], **spans, adapt=adapt)
 
 
 def objective_of(config: dict[str, Any], sets: TaskSets) -> TaskObjective:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.training.checkpoint_files import better
+from data_pipeline.tasks.metrics import METRICS_OF
 from launch.config import ConfigError, read_json, write_json
 
 NAME = "scores.json"
+GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")  # without WNLI, as Devlin et al. 2018, section 4.1
 
 
 def write_summary(workdir: Path, metric: str, seeds: tuple[int, ...]) -> None:
@@ -28,6 +30,23 @@ def summary(workdir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{workdir} has no {NAME}: its runs are not over yet; `bert-jax finetune` with the same arguments continues them")
     return read_json(path)
+
+
+def names_of(task: str, one: dict[str, Any]) -> tuple[str, ...]:
+    """The metrics of which a task's score is the mean: GLUE's own, of any other task the one that its checkpoints are chosen by."""
+    published = METRICS_OF.get(task, ())
+    return published if published and all(name in one["eval"] for name in published) else (one["metric"],)
+
+
+def score_of(task: str, one: dict[str, Any]) -> float:
+    """one: a `summary`."""
+    return statistics.fmean(one["eval"][name]["mean"] for name in names_of(task, one))
+
+
+def spread_of(task: str, one: dict[str, Any]) -> float:
+    """The standard deviation over seeds of `score_of`."""
+    values = [statistics.fmean(record["eval"][name] for name in names_of(task, one)) for record in one["seeds"]]
+    return spread(values)["std"]
 
 
 def best_place(workdir: Path) -> Path:

@@ -1,10 +1,11 @@
 """Several fine-tuning configs one after another, each in a directory of its own: the grid of a sweep, the tasks of GLUE.
 
     WORKDIR/NAME/...       each as `finetune` leaves it; those that are there already are not run again
-    WORKDIR/table.json     of all
+    WORKDIR/table.json, report.html     of all
 """
 
 import itertools
+import logging
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +13,15 @@ from typing import Any
 
 from bert_jax.processes import is_first
 from bert_jax.training.checkpoint_files import better
-from data_pipeline.tasks.metrics import METRICS_OF
 from launch.config import ConfigError, load, write_json
 from launch.finetune.fields import FINETUNING
 from launch.finetune.finetune import finetune
-from launch.finetune.seeds import summary
+from launch.finetune.seeds import GLUE, names_of, score_of, summary
 from launch.oversight import Oversight
+from launch.report.report import write_report
 
-GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")  # without WNLI, as Devlin et al. 2018, section 4.1
 Line = tuple[str, ...]
+log = logging.getLogger("bert_jax")
 
 
 def sweep(path: str, overrides: list[str], grid: list[str], init: Path, workdir: Path, oversight: Oversight, *, accept_changes: bool) -> int:
@@ -28,7 +29,7 @@ def sweep(path: str, overrides: list[str], grid: list[str], init: Path, workdir:
     axes = [[f"{field.removeprefix('config.')}={value}" for value in values.split(",")] for field, separator, values in (axis.partition("=") for axis in grid) if separator]
     if len(axes) < len(grid):
         raise ConfigError(f"--sweep={grid[0]}: write FIELD=VALUE,VALUE, such as schedule.peak=2e-5,3e-5,5e-5")
-    cases = {",".join(settings): load(path, [*overrides, *(f"config.{setting}" for setting in settings)], FINETUNING) for settings in itertools.product(*axes)}
+    cases = {",".join(settings).replace("/", "_"): load(path, [*overrides, *(f"config.{setting}" for setting in settings)], FINETUNING) for settings in itertools.product(*axes)}
     return run_all(cases, init, workdir, oversight, sweep_table, accept_changes=accept_changes)
 
 
@@ -51,6 +52,7 @@ def run_all(cases: dict[str, Any], init: Path, workdir: Path, oversight: Oversig
         lines = table(found)
         widths = [max(map(len, column)) for column in zip(*lines)]
         print("\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines))
+        log.info("report: %s", write_report(workdir))
     return 0
 
 
@@ -63,9 +65,8 @@ def sweep_table(found: dict[str, Any]) -> list[Line]:
 
 
 def glue_table(found: dict[str, Any]) -> list[Line]:
-    lines, means = [("task", "score", "")], []
+    lines = [("task", "score", "")]
     for task, one in found.items():
-        scores = {name: one["eval"][name] for name in METRICS_OF[task]}
-        means.append(statistics.fmean(score["mean"] for score in scores.values()))
-        lines.append((task, f"{100 * means[-1]:.1f}", ", ".join(f"{name} {100 * score['mean']:.1f} ± {100 * score['std']:.1f}" for name, score in scores.items())))
-    return [*lines, ("average", f"{100 * statistics.fmean(means):.1f}", f"of {len(means)} tasks")]
+        scores = {name: one["eval"][name] for name in names_of(task, one)}
+        lines.append((task, f"{100 * score_of(task, one):.1f}", ", ".join(f"{name} {100 * score['mean']:.1f} ± {100 * score['std']:.1f}" for name, score in scores.items())))
+    return [*lines, ("average", f"{100 * statistics.fmean(score_of(task, one) for task, one in found.items()):.1f}", f"of {len(found)} tasks")]

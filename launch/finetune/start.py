@@ -1,21 +1,22 @@
-"""The first parameters of a fine-tuning run: a pretrained encoder, its pooler where it has one, and a fresh head."""
+"""The first parameters of a fine-tuning run: a pretrained encoder, its pooler where it has one, and a fresh head; what is added to the encoder's layers is fresh too."""
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from bert_jax.training.state import Blueprint, Tree
 from launch.load_model import LoadedModel
 
 
 def start_params(pretrained: LoadedModel, blueprint: Blueprint, key: jax.Array) -> Tree:
-    """Parameters of the blueprint, whose spec is a TaskSpec. key: what the head is drawn from."""
-    given = {"encoder": pretrained.params["encoder"]} | pretrained_pooler(pretrained, blueprint)
+    """Parameters of the blueprint, whose spec is a TaskSpec. key: what the head, and what is added to layers, are drawn from."""
+    given = traverse_util.flatten_dict({"encoder": pretrained.params["encoder"]} | pretrained_pooler(pretrained, blueprint))
     given = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), given)  # training gives away what it starts from, and the next seed starts from it too
 
     def fresh(key: jax.Array) -> Tree:
-        return {name: part for name, part in blueprint.init(key).items() if name not in given}
+        return {path: leaf for path, leaf in traverse_util.flatten_dict(blueprint.init(key)).items() if path not in given}
 
-    return given | jax.jit(fresh)(key)
+    return traverse_util.unflatten_dict(given | jax.jit(fresh)(key))
 
 
 def pretrained_pooler(pretrained: LoadedModel, blueprint: Blueprint) -> Tree:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_jax.interop.tasks import LABELLED, Task
+from bert_jax.model.adapter_spec import AdapterSpec, adapter_of
 from bert_jax.model.families.tasks import task_spec
 from bert_jax.model.spec import TaskSpec
 from data_pipeline.tasks.task_data import TaskData
@@ -23,7 +24,8 @@ SPANS = {"stride": 128, "answer_length": 30}
 @dataclasses.dataclass(frozen=True)
 class TaskFile:
     """kind, outputs, pooling, dropout: of the head (`TaskSpec`). labels: names of classes in the order of their numbers, or None. columns: of the data
-    it was trained on, as `TaskData` has them. length: tokens of the longest input. stride, answer_length: of spans; elsewhere 0."""
+    it was trained on, as `TaskData` has them. length: tokens of the longest input. stride, answer_length: of spans; elsewhere 0. adapt: of an encoder with LoRA or
+    bottlenecks, as `adapter_spec.adapter_of` takes it."""
 
     kind: str
     outputs: int
@@ -34,10 +36,16 @@ class TaskFile:
     length: int
     stride: int = 0
     answer_length: int = 0
+    adapt: dict[str, Any] | None = None
+
+    @property
+    def adapter(self) -> AdapterSpec | None:
+        return None if self.adapt is None else adapter_of(self.adapt)
 
     def spec(self, model: dict) -> TaskSpec:
         """model: a config's `model` section, of the encoder."""
-        return task_spec(model, kind=self.kind, outputs=self.outputs, pooling=self.pooling, dropout=self.dropout)
+        spec = task_spec(model, kind=self.kind, outputs=self.outputs, pooling=self.pooling, dropout=self.dropout)
+        return dataclasses.replace(spec, encoder=dataclasses.replace(spec.encoder, adapter=self.adapter))
 
     @property
     def head(self) -> Task:
@@ -69,6 +77,7 @@ def read_task_file(workdir: Path) -> TaskFile | None:
         sizes = (task.outputs, task.length, task.stride, task.answer_length)
         if not all(type(size) is int and 0 <= size < 2**31 for size in sizes) or not isinstance(task.dropout, float | int):
             raise TypeError
-    except (TypeError, KeyError, ValueError):
+        _ = task.adapter
+    except (TypeError, KeyError, ValueError, AttributeError):
         raise ConfigError(f"{path} was not written by `bert-jax finetune`; take the workdir's own") from None
     return task

@@ -62,7 +62,12 @@ def open_model(path: Path, kinds: tuple[str, ...], *, batch_size: int = BATCH_SI
 def open_encoder(path: Path, *, pooling: str | None = None, length: int = 0, batch_size: int = BATCH_SIZE, dtype: str = "float32") -> Model:
     """Any model, for its sentence vectors. pooling: None: as it was trained for embeddings, else the mean. length: 0: the longest that it takes, of a
     pretrained one up to 512."""
-    loaded = load_model(path).encoder_alone()
+    return as_encoder(load_model(path), pooling=pooling, length=length, batch_size=batch_size, dtype=dtype)
+
+
+def as_encoder(loaded: LoadedModel, *, pooling: str | None = None, length: int = 0, batch_size: int = BATCH_SIZE, dtype: str = "float32") -> Model:
+    """A model that is already open, as `open_encoder` has it."""
+    loaded = loaded.encoder_alone()
     trained = loaded.task if loaded.task is not None and loaded.task.kind == "embedding" else None
     if pooling is not None and pooling not in POOLINGS:
         raise ConfigError(f"--pooling={pooling}: known: {', '.join(POOLINGS)}")
@@ -71,7 +76,7 @@ def open_encoder(path: Path, *, pooling: str | None = None, length: int = 0, bat
     if not 3 <= length <= longest:
         raise ConfigError(f"--length={length} does not fit; the model takes 3 to {longest} tokens")
     pooling = pooling or (trained.pooling if trained else "mean")
-    task = TaskFile("embedding", 1, pooling, 0.0, None, {}, length)
+    task = TaskFile("embedding", 1, pooling, 0.0, None, {}, length, adapt=loaded.task.adapt if loaded.task else None)
     return on_devices(loaded, task, {"encoder": loaded.params["encoder"]}, batch_size, dtype)
 
 

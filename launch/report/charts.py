@@ -9,6 +9,7 @@ from launch.report.run_log import Log, last, series
 
 RAW_POINTS = 700  # per curve: about two per pixel of a chart, and a page of some 100 kB however long the run
 LINE_POINTS = 350
+COLOURS = 8  # roles s0, s1, ... of curves of one sort
 
 
 def make_charts(log: Log, loss_band: Band | None = None) -> list[dict]:
@@ -29,13 +30,23 @@ def make_charts(log: Log, loss_band: Band | None = None) -> list[dict]:
     ]
     charts = []
     for title, name, form, sources, level, from_zero in wanted:
-        logarithmic = name in ("loss", "grad_norm") and _spreads(series([*log.train, *log.eval], name)[1])
-        curves = [curve for label, role, records in sources if (curve := _curve(label, role, records, name, logarithmic))]
-        if curves:
-            level = level and {"label": level[0], "value": level[1]}
-            band = _band(loss_band, curves) if name == "loss" and loss_band is not None else None
-            charts.append({"title": title, "format": form, "curves": curves, "level": level, "band": band, "zero": from_zero, "log": logarithmic})
+        logarithmic = name in ("loss", "grad_norm") and spreads(series([*log.train, *log.eval], name)[1])
+        noisy = {"train": name != "learning_rate", "eval": False}
+        curves = [make_curve(label, role, records, name, noisy=noisy[role], logarithmic=logarithmic) for label, role, records in sources]
+        chart = make_chart(title, form, curves, level=level, zero=from_zero, logarithmic=logarithmic)
+        if chart:
+            chart["band"] = _band(loss_band, chart["curves"]) if name == "loss" and loss_band is not None else None
+            charts.append(chart)
     return charts
+
+
+def make_chart(
+    title: str, form: str, curves: Sequence[dict | None], *, level: tuple[str, float] | None = None, zero: bool = False, logarithmic: bool = False
+) -> dict | None:
+    """As the page's script reads it; None without a curve. form: of its values, number or percent. level: label and value. zero: the axis goes down to 0."""
+    found = [curve for curve in curves if curve]
+    level = level and {"label": level[0], "value": level[1]}
+    return {"title": title, "format": form, "curves": found, "level": level, "band": None, "zero": zero, "log": logarithmic} if found else None
 
 
 def _band(band: Band, curves: list[dict]) -> dict[str, list] | None:
@@ -51,12 +62,15 @@ def _points(steps: np.ndarray, values: np.ndarray) -> dict[str, list]:
     return {"x": steps.tolist(), "y": [float(f"{value:.5g}") for value in values]}
 
 
-def _curve(label: str, role: str, records: list[dict], name: str, logarithmic: bool) -> dict | None:
-    """One curve as the page's script reads it: a line, and for what is noisy the raw points behind its smoothed line."""
+def make_curve(
+    label: str, role: str, records: list[dict], name: str, *, noisy: bool = False, logarithmic: bool = False, mark: int | None = None
+) -> dict | None:
+    """One curve as the page's script reads it: a line, and for what is noisy the raw points behind its smoothed line; None without values.
+
+    role: its colour, by the name of the style's class. mark: a step with a ring around its value."""
     steps, values = series(records, name)
     if not len(steps):
         return None
-    noisy = role == "train" and name != "learning_rate"
     raw = thin_keeping_extremes(values, RAW_POINTS) if noisy else np.arange(0)
     line = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), LINE_POINTS)).astype(int))
     if not noisy:
@@ -70,12 +84,15 @@ def _curve(label: str, role: str, records: list[dict], name: str, logarithmic: b
         "label": label,
         "role": role,
         "thinned": thinned,
+        "dots": not noisy and role != "train",
+        "mark": mark,
         "raw": _points(steps[raw], values[raw]),
         "line": _points(steps[line], heights),
     }
 
 
-def _spreads(values: np.ndarray) -> bool:
+def spreads(values: np.ndarray) -> bool:
+    """Whether an axis of these values has to be logarithmic."""
     return bool(len(values) and values.min() > 0 and values.max() > 20 * np.median(values))
 
 

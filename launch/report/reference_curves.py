@@ -18,7 +18,7 @@ REGISTRY = Path(__file__).with_name("reference_curves.json")
 SPLITS = {"train": "training", "eval": "held-out"}
 FEW = 0.1  # of the points may lie outside by chance
 # Fields that do not shape the curve, or (the seed) shape it within the band.
-SHAPELESS = ("seed", "accumulate", "compute.remat", "compute.unroll", "data.path", "eval.", "checkpoint.", "bad_steps.", "mesh.")
+SHAPELESS = ("seed", "accumulate", "compute.remat", "compute.unroll", "data.path", "eval.", "downstream.", "checkpoint.", "bad_steps.", "mesh.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,11 @@ import numpy as np
 
 @dataclasses.dataclass
 class Log:
-    """metrics.jsonl, sorted by kind. `train` and `eval` hold one record per step, by ascending step."""
+    """metrics.jsonl, sorted by kind. `train`, `eval` and `downstream` hold one record per step, by ascending step."""
 
     train: list[dict] = dataclasses.field(default_factory=list)
     eval: list[dict] = dataclasses.field(default_factory=list)
+    downstream: list[dict] = dataclasses.field(default_factory=list)
     events: list[dict] = dataclasses.field(default_factory=list)
     stretches: list[list[float]] = dataclasses.field(default_factory=list)  # [first, last] unix seconds of each uninterrupted stretch
     unreadable: int = 0  # lines that are not a record, the last line aside
@@ -23,7 +24,8 @@ class Log:
 
 def read_log(lines: Iterable[str]) -> Log:
     """Reads the lines of metrics.jsonl. A last line that was cut short is no record; other unreadable lines are counted."""
-    log, train, evaluations, last_unreadable = Log(), {}, {}, False
+    log, last_unreadable = Log(), False
+    kept: dict[str, dict[int, dict]] = {"train": {}, "eval": {}, "downstream": {}}
     for line in lines:
         if not line.strip():
             continue
@@ -33,23 +35,19 @@ def read_log(lines: Iterable[str]) -> Log:
             log.unreadable += 1
             continue
         step, restarted = record["step"], record.get("event") in ("started", "resumed")
-        if record["split"] == "train":
-            train[step] = record
-        elif record["split"] == "eval":
-            evaluations[step] = record
+        if record["split"] in kept:
+            kept[record["split"]][step] = record
         elif record["split"] == "event":
             log.events.append(record)
             if restarted:  # what lies past this step is about to be computed again
-                train = {known: kept for known, kept in train.items() if known <= step}
-                evaluations = {known: kept for known, kept in evaluations.items() if known <= step}
+                kept = {split: {known: one for known, one in records.items() if known <= step} for split, records in kept.items()}
         time = number(record, "time")
         if time is not None:
             if restarted or not log.stretches:
                 log.stretches.append([time, time])
             log.stretches[-1][1] = max(time, log.stretches[-1][1])
     log.unreadable -= last_unreadable
-    log.train = [train[step] for step in sorted(train)]
-    log.eval = [evaluations[step] for step in sorted(evaluations)]
+    log.train, log.eval, log.downstream = ([records[step] for step in sorted(records)] for records in kept.values())
     return log
 
 

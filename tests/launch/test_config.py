@@ -14,7 +14,8 @@ from bert_jax.model.families import build_spec
 from launch import config as configs
 from launch.cli import main
 from launch.config import ConfigError
-from launch.fields import ADDED
+from launch.fields import ADDED, PRETRAINING
+from launch.finetune.fields import FINETUNING
 from launch.phases import phases_of
 from launch.run import build_run, step_of
 
@@ -142,10 +143,11 @@ def test_the_ablations_of_the_page_build():
             build_run(phase.config)
 
 
-def test_a_run_of_an_earlier_version_has_what_it_did_without_saying_so(tmp_path):
-    config = configs.load(BASE, [])
-    for field in ADDED:
-        section, _, name = field.partition(".")
-        del config[section][name]
-    configs.write_json(tmp_path / "config.json", config)
-    assert configs.differences(configs.read_run_config(tmp_path), configs.load(BASE, [])) == []
+@pytest.mark.parametrize(("path", "schema"), [(BASE, PRETRAINING), ("configs/finetune/rte.py", FINETUNING)], ids=["pretraining", "finetuning"])
+def test_a_run_of_an_earlier_version_has_what_it_did_without_saying_so(path, schema, tmp_path):
+    config, now = configs.load(path, [], schema), configs.load(path, [], schema)
+    for field in ADDED.keys() & schema.fields.keys():
+        *sections, name = field.split(".")
+        del (config[sections[0]] if sections else config)[name]
+    configs.write_json(tmp_path / "config.json", {name: value for name, value in config.items() if value != {}})
+    assert configs.differences(configs.read_run_config(tmp_path, schema), now) == []

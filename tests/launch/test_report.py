@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from launch.report.charts import make_charts, smooth, thin_keeping_extremes
-from launch.report.report import describe_model, group_config, write_report
+from launch.report.report import write_report
 from launch.report.run_log import read_log
+from launch.report.words import describe_model, group_config
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 VOID = {"meta", "img", "br", "link", "input", "hr"}

@@ -6,6 +6,7 @@ Prints a JSON list with a report for each: how far loss, gradients and updated p
 that lies on one device, and the program's collectives. With two or more, the first's checkpoint is restored on the others and on one device.
 """
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from bert_jax.batch import device_fields
 from bert_jax.collectives import collectives
+from bert_jax.model.adapter_spec import BottleneckSpec, LoraSpec
 from bert_jax.model.families import build_spec
 from bert_jax.model.spec import AnySpec, Compute
 from bert_jax.sharding import MESH_AXES, make_mesh, put_batch
@@ -26,6 +28,7 @@ from bert_jax.training.optim import OptimizerSpec, make_optimizer
 from bert_jax.training.schedules import Schedule
 from bert_jax.training.state import Blueprint, abstract_params, abstract_state, init_state, make_blueprint, shardings_of
 from bert_jax.training.step import make_train_step
+from bert_jax.training.trained import trained_part
 from tests.training.conftest import make_batch
 
 ROWS = 16
@@ -33,21 +36,27 @@ B1 = 0.9
 # Every axis that a mesh may cut has eight pieces and more; no two axes have the same length, so that a collective's shape tells what it carries.
 SIZES = dict(vocab_size=200, hidden_size=64, num_layers=2, num_heads=8, intermediate_size=112, max_positions=40, dropout=0.0, attention_dropout=0.0)
 BERT = dict(family="bert", nsp=False) | SIZES
+ADAPTERS = {"lora": LoraSpec(8, 16.0, ("attention", "mlp")), "bottleneck": BottleneckSpec(24, ("attention", "mlp"))}
 GENERATOR = dict(generator_hidden_size=32, generator_layers=1, generator_heads=8, generator_intermediate_size=48)
 
 
 class Subject(NamedTuple):
-    """teacher: of a distillation."""
+    """teacher: of a distillation. freeze: as in fine-tuning."""
 
     spec: AnySpec
     objective: Objective | Distillation
     teacher: Blueprint | None = None
+    freeze: str = ""
 
 
 def subject(name: str) -> Subject:
     if name == "distillation":
         student, teacher = build_spec(BERT), make_blueprint(build_spec(BERT | {"num_layers": 4}))
         return Subject(student, Distillation(MaskedLm(None), student, teacher, 2.0, 5.0, 2.0, 1.0, "real"), teacher)
+    if name in ADAPTERS or name == "frozen":
+        spec = build_spec(BERT | {"num_layers": 4})
+        spec = dataclasses.replace(spec, encoder=dataclasses.replace(spec.encoder, adapter=ADAPTERS.get(name)))
+        return Subject(spec, MaskedLm(None), freeze="2 layers" if name == "frozen" else "")
     deberta = SIZES | dict(max_distance=40)
     sections = {
         "bert": BERT,
@@ -74,9 +83,10 @@ def distances(values, wanted):
 class Runs:
     def __init__(self, subject: Subject):
         self.objective, self.teacher = subject.objective, subject.teacher
-        self.blueprint = make_blueprint(subject.spec)
+        blueprint = make_blueprint(subject.spec)
+        self.blueprint = dataclasses.replace(blueprint, trained=trained_part(subject.spec, blueprint.params, subject.freeze))
         # After one step from zero, the first moment is (1 - b1) times the gradient.
-        self.tx = make_optimizer(OptimizerSpec("adamw_bert", B1, 0.999, 1e-3, 0.01, 1.0, ("bias", "norm")), self.blueprint.axes)
+        self.tx = make_optimizer(OptimizerSpec("adamw_bert", B1, 0.999, 1e-3, 0.01, 1.0, ("bias", "norm")), self.blueprint.trained.names(self.blueprint.axes))
         self.schedule = Schedule(peak=5e-2, warmup_steps=0, total_steps=100, power=1.0, end=0.0, decay_from="warmup")
         self.batch = {name: field for name, field in device_fields(make_batch(0, ROWS)).items() if name != "nsp_labels"}
         self.first = init_state(self.blueprint, self.tx, self.abstract((1, 1, 1), False)[1], jax.random.key(0))

@@ -82,6 +82,26 @@ def test_other_objectives_are_the_same_on_every_mesh_too(subject, tmp_path):
     assert farthest["loss"] < 1e-6 and farthest["gradients"] < 1e-5 and farthest["params"] < 1e-5
 
 
+@pytest.mark.parametrize("subject", ["lora", pytest.param("bottleneck", marks=pytest.mark.slow), pytest.param("frozen", marks=pytest.mark.slow)])
+def test_a_part_is_trained_alike_on_every_mesh(subject, tmp_path):
+    (report,) = run_cases(tmp_path, [((2, 2, 2), True, 1)], subject).values()
+    farthest, params, moments = report["farthest"], *(report["shapes"][name] for name in ("params", "opt_state"))
+    assert farthest["loss"] < 1e-6 and farthest["gradients"] < 1e-5 and farthest["params"] < 1e-5 and report["restored"]
+    added = {  # a path -> its shape, and that on one device: cut over fsdp and tensor as the matrices beside them
+        "lora": {"attention.query.lora.a": [[4, 64, 8], [4, 32, 8]], "attention.query.lora.b": [[4, 8, 8, 8], [4, 8, 4, 8]], "mlp.down.lora.a": [[4, 112, 8], [4, 56, 8]]},
+        "bottleneck": {"attention_adapter.down.kernel": [[4, 64, 24], [4, 32, 24]], "mlp_adapter.up.kernel": [[4, 24, 64], [4, 24, 32]]},
+        "frozen": {"mlp.up.kernel": [[4, 64, 112], [4, 32, 56]]},
+    }[subject]
+    for name, (whole, piece) in added.items():
+        assert params[f"encoder.layers.{name}"] == [whole, [piece]]
+        trained = [whole[0] // 2 if subject == "frozen" else whole[0], *whole[1:]]
+        both = [value for path, value in moments.items() if path.endswith(f"u.encoder.layers.{name}")]  # mu and nu
+        assert len(both) == 2
+        for held, pieces in both:
+            assert held == trained and all(math.prod(one) == math.prod(piece) * trained[0] // whole[0] // 2 for one in pieces)  # over data too
+    assert not any("tokens" in path for path in moments)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_parameter_and_moment_is_cut_as_the_rules_say(report_of, case):
     (data, fsdp, tensor), zero1, _ = case

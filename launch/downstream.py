@@ -1,0 +1,205 @@
+"""Trials of a pretraining run: at the steps that its config names, the parameters as they are then are fine-tuned and scored on downstream tasks.
+
+    WORKDIR/downstream/step_00010000/TASK/...     each as `bert-jax finetune` leaves it, but without the trained models
+    WORKDIR/downstream/step_00010000/table.json, report.html
+
+In go the run's config and state; out come those files and lines of metrics.jsonl. The run waits meanwhile, and keeps its own state on its devices; a trial reads a
+copy of the parameters, so that the run goes on with the bits that it would have had.
+"""
+
+import gc
+import json
+import logging
+import shlex
+import shutil
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bert_jax.interop import architectures
+from bert_jax.processes import from_first, is_first, whole
+from bert_jax.sharding import replicated
+from bert_jax.training.run_log import RunLog
+from bert_jax.training.state import Blueprint, TrainState
+from bert_jax.training.stop import Interrupted, StopRequest
+from bert_jax.training.watch import Watch
+from launch import config as configs
+from launch.config import ConfigError
+from launch.finetune.fields import FINETUNING
+from launch.finetune.finetune import digest, finetune_model, prepare
+from launch.finetune.seeds import GLUE, score_of, spread_of, summary
+from launch.load_model import LoadedModel
+from launch.model_section import read_model_section
+from launch.oversight import Oversight
+from launch.report.report import write_report
+from launch.run import Run
+
+EVENT = "downstream"
+log = logging.getLogger("bert_jax")
+
+
+class Downstream:
+    """`bert_jax.training.loop.Trials` of a run. tasks: by name, their configs. fingerprints: of their data."""
+
+    def __init__(self, section: dict[str, Any], tasks: dict[str, dict], fingerprints: dict[str, str], run: Run, workdir: Path, oversight: Oversight, *, last: int):
+        self.every, self.steps, self.last = section["every"], {int(step) for step in section["steps"]}, last
+        self.tasks, self.fingerprints, self.run, self.workdir, self.oversight = tasks, fingerprints, run, workdir, oversight
+
+    def due(self, step: int) -> bool:
+        return step in self.steps or (self.every > 0 and (step % self.every == 0 or step == self.last))
+
+    def pending(self, step: int, run_log: RunLog) -> bool:
+        """Whether the run was stopped before the trial of this step had ended."""
+        return self.due(step) and step > 0 and not from_first(lambda: run_log.has_event(EVENT, step))
+
+    def __call__(self, state: TrainState, run_log: RunLog) -> None:
+        step = int(state.step)
+        place = self.workdir / "downstream" / f"step_{step:08d}"
+        inside = Inside(self.oversight, f"downstream tasks of step {step}")
+        inside.watch.begins("copying the parameters", slow=True)
+        params = jax.device_get(whole(state.params, replicated(self.run.mesh)))
+        section = read_model_section(self.workdir, step)
+        pretrained = LoadedModel(section, self.run.blueprint, params, self.workdir / "tokenizer", f"{self.workdir} at step {step}", step).encoder_alone()
+        made_of = {"init": digest(pretrained.params), "tasks": self.tasks, "data": self.fingerprints}
+        from_first(lambda: begin_anew(place, made_of))
+        found, diverged = {}, []
+        for name, config in self.tasks.items():
+            log.info("step %d: %s", step, name)
+            try:
+                if finetune_model(config, pretrained, place / name, inside, keep_models=False):
+                    raise Interrupted
+                found[name] = from_first(lambda: summary(place / name))
+            except FloatingPointError as error:  # of the task's training alone
+                log.warning("step %d: %s has no score: %s", step, name, error)
+                diverged.append(name)
+                inside.watch.unsaved = False
+        if found and is_first():
+            configs.write_json(place / "table.json", {name: one["eval"] for name, one in found.items()})
+            write_report(place)
+        if found:
+            scores = scores_to_log(found)
+            run_log.write("downstream", step, scores)
+            log.info("step %d, downstream: %s", step, "  ".join(f"{name.removesuffix('/score')} {scores[name]:.4f}" for name in scores if name.endswith(("/score", "average"))))
+        run_log.event(step, EVENT, "".join(f"{name} diverged; " for name in diverged).rstrip("; "))
+        del params, pretrained
+        gc.collect()  # what is compiled, and the arrays that it holds, lie in cycles
+
+
+def scores_to_log(found: dict[str, dict]) -> dict[str, float]:
+    """found: the `summary` of each task. Their scores as in GLUE's table with their spread over seeds, every metric, and the average over tasks."""
+    scores = {}
+    for name, one in found.items():
+        scores |= {f"{name}/score": score_of(name, one), f"{name}/std": spread_of(name, one)}
+        scores |= {f"{name}/{metric}": spread["mean"] for metric, spread in one["eval"].items()}
+    return scores | {"average": statistics.fmean(score_of(name, one) for name, one in found.items())}
+
+
+def begin_anew(place: Path, made_of: dict[str, Any]) -> None:
+    """What an earlier session left of the step is of use if it began with the same parameters, configs and data."""
+    path = place / "made_of.json"
+    plain = json.loads(json.dumps(made_of))
+    if path.is_file() and configs.read_json(path) == plain:
+        return
+    if place.exists():
+        log.warning("%s began with other parameters, configs or data, and begins anew", place)
+        shutil.rmtree(place)
+    place.mkdir(parents=True)
+    configs.write_json(path, plain)
+
+
+def open_downstream(config: dict[str, Any], run: Run, tokenizer_dir: Path | None, workdir: Path, oversight: Oversight) -> Downstream | None:
+    """None if the config has no trials. config: resolved. Opens the data of every task once, so that all that cannot be is found before the run:
+    ConfigError or TaskDataError."""
+    section, last = config["downstream"], config["steps"]
+    steps = check_steps(section, last)
+    if not steps and not section["every"]:
+        return None
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"downstream trials need one process, and this run has {jax.process_count()}; set --config.downstream.every=0 --config.downstream.steps= and keep checkpoints "
+            "(checkpoint.keep_every), which bert-jax glue and finetune take one by one"
+        )
+    tasks, fingerprints = tasks_of(section), {}
+    for name, task in tasks.items():
+        oversight.watch.begins(f"opening the data of the downstream task {name}", slow=True)
+        try:
+            alone = section_alone(config["model"], run.blueprint)
+            _, sets, _ = prepare(task, LoadedModel(alone, run.blueprint, {}, tokenizer_dir, "the run's data", None))
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"downstream task {name}: {error}") from None
+        fingerprints[name] = sets.fingerprint
+        log.info("downstream task %s: %s examples to train on, %s to score", name, f"{len(sets.train.examples):,}", f"{len(sets.eval.examples):,}")
+    return Downstream(section, tasks, fingerprints, run, workdir, oversight, last=last)
+
+
+def check_steps(section: dict[str, Any], last: int) -> list[int]:
+    steps = section["steps"]
+    if any(not isinstance(step, int | float) or step != int(step) or not 0 < step <= last for step in steps):
+        raise ConfigError(f"downstream.steps is {tuple(steps)}; give steps of the run, from 1 to {last}, such as {max(last // 2, 1)},{last}")
+    if section["every"] < 0:
+        raise ConfigError(f"downstream.every is {section['every']}; give a number of steps, or 0 for none")
+    return [int(step) for step in steps]
+
+
+def tasks_of(section: dict[str, Any]) -> dict[str, dict]:
+    """The configs of the tasks, by name."""
+    try:
+        overrides = [f"config.{word.removeprefix('--').removeprefix('config.')}" for word in shlex.split(section["overrides"])]
+    except ValueError as error:
+        raise ConfigError(f"downstream.overrides is {section['overrides']!r}: {error}; write FIELD=VALUE FIELD=VALUE") from None
+    paths = [path for name in section["configs"] for path in (GLUE if name == "glue" else (str(name),))]
+    if not paths:
+        raise ConfigError("downstream.configs is empty, and there is nothing to try: set --config.downstream.configs=glue, or names of configs of bert-jax finetune")
+    tasks = {Path(path).stem: configs.load(path, overrides, FINETUNING) for path in paths}
+    if len(tasks) < len(paths):
+        raise ConfigError(f"downstream.configs is {tuple(section['configs'])}: two of them have one name, and scores go by names; give each file its own")
+    return tasks
+
+
+def section_alone(model: dict, blueprint: Blueprint) -> dict:
+    """The `model` section of what is fine-tuned, without an array."""
+    found = {}
+
+    def alone(params):
+        found["section"], params = architectures.encoder_alone(model, params)
+        return params
+
+    jax.eval_shape(alone, blueprint.params)
+    return found["section"]
+
+
+class Inside:
+    """An `Oversight` for work inside of a run: signals, and what hangs, are looked after as of the run; steps and checkpoints that are told of stay the run's."""
+
+    def __init__(self, outer: Oversight, doing: str):
+        self.stop: StopRequest = outer.stop
+        self.watch = InsideWatch(outer.watch, doing)
+
+    def holds(self, last_durable: Callable[[], int | None]) -> None:
+        pass
+
+
+class InsideWatch(Watch):
+    """unsaved: also while updates of the run itself are."""
+
+    def __init__(self, outer: Watch, doing: str):
+        self.outer, self.within, self.held, self.step = outer, doing, outer.unsaved, None
+
+    @property
+    def unsaved(self) -> bool:
+        return self.outer.unsaved
+
+    @unsaved.setter
+    def unsaved(self, value: bool) -> None:
+        self.outer.unsaved = self.held or value
+
+    def begins(self, doing: str, *, slow: bool = False) -> None:
+        self.outer.begins(f"{self.within}: {doing}", slow=slow)
+
+    def follows(self, others: list[Watch]) -> None:
+        super().follows(others)
+        doing, *since = self._now
+        self.outer._now = (f"{self.within}: {doing}", *since)
