@@ -10,8 +10,12 @@ import optax
 import pytest
 import torch
 
+from bert_jax.model.families import build_spec
 from bert_jax.training.named_fields import OPTIMIZERS
 from bert_jax.training.optim import OptimizerSpec
+from bert_jax.training.state import make_blueprint
+from bert_jax.training.transformations import is_axes, scale_by_depth
+from launch.config import load
 from tests.training.small_trees import B1, B2, CONSTANT, DECAY, ENCODER_AXES, EPS, RATE, make_encoder, run, spec_of, with_rate
 
 STEPS = 6
@@ -153,10 +157,26 @@ def test_layer_decay_slows_what_is_far_from_the_heads(name):
         jax.tree.map(lambda fast, slow: check(fast[layer], slow[layer], factor), *(tree["layers"] for tree in moved))
 
 
+@pytest.mark.parametrize("config", ["bert_tiny", "modernbert_base", "deberta_v2_xlarge"])
+def test_layers_held_apart_and_in_periods_have_their_places(config):
+    """Of a model's own tree: its layers, however they are stacked, go down by one power each, the embeddings by one more."""
+    blueprint = make_blueprint(build_spec(load(config, ["config.model.vocab_size=1000"])["model"]))
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape[:1], np.float32), blueprint.params)
+    stacked = jax.tree.map(lambda names: names[0] == "layers", blueprint.axes, is_leaf=is_axes)
+    tx = scale_by_depth(0.5, stacked)
+    scaled = tx.update(ones, tx.init(ones), ones)[0]["encoder"]
+    layers = scaled["layers"].get("blocks", {"0": scaled["layers"]})
+    found = [scaled["first"][name]["mlp"]["up"]["kernel"][0] for name in sorted(scaled.get("first", {}))]
+    found += np.stack([layers[name]["mlp"]["up"]["kernel"] for name in sorted(layers)], axis=1).ravel().tolist()
+    count = blueprint.spec.encoder.num_layers
+    assert found == [0.5 ** (count - layer) for layer in range(count)]
+    assert scaled["embed"]["tokens"]["embedding"][0] == 0.5 ** (count + 1)
+
+
 def test_layer_decay_without_a_stack_is_refused():
     tx = with_rate(spec_of("adamw", layer_decay=0.9), {"embed": {"tokens": ("vocab", "embed")}})
     params = {"embed": {"tokens": np.ones((3, 2), np.float32)}}
-    with pytest.raises(ValueError, match="layer_decay is 0.9, but beside embed/tokens there is not one stack"):
+    with pytest.raises(ValueError, match="layer_decay is 0.9, but beside embed/tokens there are no layers"):
         tx.update(params, tx.init(params), params)
 
 
