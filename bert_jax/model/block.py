@@ -12,11 +12,13 @@ from bert_jax.model.dropout import dropout
 from bert_jax.model.layers import Norm, Project
 from bert_jax.model.long_attention import BlockSparseAttention, GlobalTokensAttention
 from bert_jax.model.long_spec import BlockSparseSpec, GlobalTokensSpec
-from bert_jax.model.spec import AttentionSpec, Compute, EncoderSpec
+from bert_jax.model.spec import AttentionSpec, Compute, DisentangledSpec, EncoderSpec
 from bert_jax.sharding import constrain
 
 ACTIVATIONS_AXES = ("batch", "length", "hidden")
-ATTENTIONS = {AttentionSpec: SelfAttention, GlobalTokensSpec: GlobalTokensAttention, BlockSparseSpec: BlockSparseAttention}
+ATTENTIONS = {
+    AttentionSpec: SelfAttention, DisentangledSpec: DisentangledSelfAttention, GlobalTokensSpec: GlobalTokensAttention, BlockSparseSpec: BlockSparseAttention,
+}
 
 
 class Mlp(nnx.Module):
@@ -40,7 +42,7 @@ class Block(nnx.Module):
     def __init__(self, spec: EncoderSpec, *, attention_norm: bool = True, rngs: nnx.Rngs):
         self.rate = spec.dropout
         self.pre_norm = spec.pre_norm
-        self.attention = (DisentangledSelfAttention if spec.attention.disentangled else ATTENTIONS[type(spec.attention)])(spec, rngs=rngs)
+        self.attention = ATTENTIONS[type(spec.attention)](spec, rngs=rngs)
         self.attention_norm = Norm(spec.hidden_size, spec.norm) if attention_norm else None
         self.mlp = Mlp(spec, rngs=rngs)
         self.mlp_norm = Norm(spec.hidden_size, spec.norm)

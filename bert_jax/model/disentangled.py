@@ -36,7 +36,7 @@ class RelativePositions(nnx.Module):
     """The table of relative positions, which all layers share: [2 span, d]."""
 
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
-        self.kind = spec.attention.disentangled
+        self.kind = spec.attention
         self.table = Embedding(2 * self.kind.span, spec.hidden_size, "positions", std=spec.initializer_range, rngs=rngs)
         self.norm = Norm(spec.hidden_size, spec.norm) if self.kind.norm else None
 
@@ -70,7 +70,7 @@ class DisentangledSelfAttention(SelfAttention):
     def __init__(self, spec: EncoderSpec, *, rngs: nnx.Rngs):
         super().__init__(spec, rngs=rngs)
         self.rate = spec.dropout
-        if not spec.attention.disentangled.shared_projections:
+        if not spec.attention.shared_projections:
             axes = {"embed": spec.hidden_size, "heads": spec.attention.num_heads, "head_dim": spec.attention.head_dim}
             self.position_query = Project("bld,de->ble", axes, 1, std=spec.initializer_range, rngs=rngs)
             self.position_key = Project("bld,de->ble", axes, 1, std=spec.initializer_range, bias=False, rngs=rngs)
@@ -81,7 +81,7 @@ class DisentangledSelfAttention(SelfAttention):
         query, key, value = in_heads(self.query, x, kind), in_heads(self.key, memory, kind), values_in_heads(self.value, memory, kind, context)
         if dropout_key is not None:
             relative = dropout(relative, self.rate, jax.random.fold_in(dropout_key, 1))
-        projections = (self.query, self.key) if kind.disentangled.shared_projections else (self.position_query, self.position_key)
+        projections = (self.query, self.key) if kind.shared_projections else (self.position_query, self.position_key)
         position_query, position_key = (in_heads(project, relative[None], kind)[0] for project in projections)
         each, scale = jnp.asarray(TERMS**-0.5, query.dtype), jnp.asarray((TERMS * kind.head_dim) ** -0.5, query.dtype)
         on_position = shifted_scores(query * scale, position_key[1:])

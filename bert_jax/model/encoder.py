@@ -13,7 +13,7 @@ from bert_jax.model.disentangled import RelativePositions
 from bert_jax.model.embed import InputEmbedding, Tables
 from bert_jax.model.layers import Norm, part_last, scan_layers, stack_layers
 from bert_jax.model.mask_decoder import MaskDecoder
-from bert_jax.model.spec import Compute, EncoderSpec
+from bert_jax.model.spec import Compute, DisentangledSpec, EncoderSpec
 from bert_jax.sharding import constrain
 
 POLICIES = jax.checkpoint_policies
@@ -50,7 +50,7 @@ class Encoder(nnx.Module):
         if spec.pre_norm:
             self.final_norm = Norm(spec.hidden_size, spec.norm)
         self.convolution = Convolution(spec, rngs=rngs) if spec.convolution else None
-        self.relative = RelativePositions(spec, rngs=rngs) if spec.attention.disentangled else None
+        self.relative = RelativePositions(spec, rngs=rngs) if isinstance(spec.attention, DisentangledSpec) else None
 
     def __call__(
         self,

@@ -105,35 +105,6 @@ class RopeSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class DisentangledSpec:
-    """Scores between contents and relative positions, besides those between contents (He et al. 2020, arXiv 2006.03654, section 3.1).
-
-    max_distance: tokens, up to which distances are told apart; farther ones count as that far. buckets: for distances on either side; the nearer half has one
-    each, the others share them by their logarithm up to max_distance; None: each distance has its own. shared_projections: positions are projected by the
-    kernels of the contents' queries and keys, instead of by two of their own. norm: the table of relative positions is normalised.
-    """
-
-    max_distance: int
-    buckets: int | None = None
-    shared_projections: bool = False
-    norm: bool = False
-
-    def __post_init__(self):
-        _positive(self, "max_distance")
-        if self.buckets is not None:
-            _positive(self, "buckets")
-            if self.buckets < 4 or self.max_distance < self.buckets // 2 + 2:
-                raise ValueError(
-                    f"DisentangledSpec.buckets is {self.buckets}; it must be 4 or more, and half of it less than max_distance {self.max_distance} by 2 or more"
-                )
-
-    @property
-    def span(self) -> int:
-        """Distances, or buckets of them, that are told apart on either side; the table has twice as many rows."""
-        return self.max_distance if self.buckets is None else self.buckets
-
-
-@dataclasses.dataclass(frozen=True)
 class AttentionSpec:
     """Self-attention. dropout: on the probabilities. bias: on the four projections. alibi: scores fall with distance, by a slope for each head
     (Press et al. 2022, in its symmetric form). window: keys that a query sees, itself and window / 2 on either side; None: all. key_bias: False leaves
@@ -148,7 +119,6 @@ class AttentionSpec:
     alibi: bool = False
     window: int | None = None
     key_bias: bool = True
-    disentangled: DisentangledSpec | None = None
 
     def __post_init__(self):
         _positive(self, "num_heads", "head_dim")
@@ -157,22 +127,57 @@ class AttentionSpec:
             raise ValueError(f"AttentionSpec.head_dim is {self.head_dim}; rotary positions need an even one")
         if self.window is not None and (not isinstance(self.window, int) or self.window < 2 or self.window % 2):
             raise ValueError(f"AttentionSpec.window is {self.window!r}; it must be an even number of keys, 2 or more, or None")
-        if self.disentangled is not None and (self.rope is not None or self.alibi or self.window is not None):
-            raise ValueError("AttentionSpec.disentangled tells positions apart in all of a document by itself; it goes with neither rope nor alibi nor window")
 
     def is_plain(self, length: int) -> bool:
         """Whether at this length queries see the keys of one projection that the window lets them, and no others, by contents and ALiBi's bias alone."""
-        return self.disentangled is None
+        return True
 
     def keys_seen(self, length: int) -> float:
-        """By a token at this length, on average, but for what the ends of the row cut off a window; and rows of relative positions."""
-        if self.disentangled is not None:
-            return length + 2 * min(self.disentangled.span, length)
+        """By a token at this length, on average, but for what the ends of the row cut off a window."""
         return length if self.window is None else min(length, self.window + 1)
 
     def more_weights(self, hidden_size: int) -> int:
         """Entries of matrices that are applied to every token, besides the four projections'."""
         return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DisentangledSpec(AttentionSpec):
+    """Scores between contents and relative positions, besides those between contents (He et al. 2020, arXiv 2006.03654, section 3.1).
+
+    max_distance: tokens, up to which distances are told apart; farther ones count as that far. buckets: for distances on either side; the nearer half has one
+    each, the others share them by their logarithm up to max_distance; None: each distance has its own. shared_projections: positions are projected by the
+    kernels of the contents' queries and keys, instead of by two of their own. norm: the table of relative positions is normalised.
+    """
+
+    max_distance: int
+    buckets: int | None = None
+    shared_projections: bool = False
+    norm: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        _positive(self, "max_distance")
+        if self.rope is not None or self.alibi or self.window is not None:
+            raise ValueError("DisentangledSpec tells positions apart in all of a document by itself; it goes with neither rope nor alibi nor window")
+        if self.buckets is not None:
+            _positive(self, "buckets")
+            if self.buckets < 4 or self.max_distance < self.buckets // 2 + 2:
+                raise ValueError(
+                    f"DisentangledSpec.buckets is {self.buckets}; it must be 4 or more, and half of it less than max_distance {self.max_distance} by 2 or more"
+                )
+
+    @property
+    def span(self) -> int:
+        """Distances, or buckets of them, that are told apart on either side; the table has twice as many rows."""
+        return self.max_distance if self.buckets is None else self.buckets
+
+    def is_plain(self, length: int) -> bool:
+        return False
+
+    def keys_seen(self, length: int) -> float:
+        """And rows of relative positions."""
+        return length + 2 * min(self.span, length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,7 +303,7 @@ class ModelSpec:
         encoder = self.encoder
         if self.mask_decoder and (self.nsp or encoder.pre_norm or encoder.layer_groups or encoder.pattern or encoder.num_layers == encoder.first_layers):
             raise ValueError("ModelSpec.mask_decoder needs a stack of layers of one kind, each with parameters of its own and norms after its parts, and no sentence-pair head")
-        if self.mask_decoder and (encoder.attention.disentangled is None or encoder.embedding.positions != "none"):
+        if self.mask_decoder and (not isinstance(encoder.attention, DisentangledSpec) or encoder.embedding.positions != "none"):
             raise ValueError("ModelSpec.mask_decoder needs an encoder with disentangled attention, whose input lacks absolute positions")
 
     @property

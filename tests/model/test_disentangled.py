@@ -26,6 +26,7 @@ SECTION = {
     "max_distance": 20, "position_buckets": 8,
 }  # fmt: skip
 SPEC = build_spec(SECTION)
+kind = functools.partial(DisentangledSpec, num_heads=4, head_dim=8, dropout=0.1)
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True})
 
 
@@ -33,13 +34,13 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 def test_buckets_are_the_published_ones(buckets, max_distance):
     distances = np.arange(-2 * max_distance, 2 * max_distance + 1)
     theirs = modeling_deberta_v2.make_log_bucket_position(torch.from_numpy(distances), buckets, max_distance).long().numpy()
-    rows = table_rows(distances, DisentangledSpec(max_distance, buckets))
+    rows = table_rows(distances, kind(max_distance=max_distance, buckets=buckets))
     np.testing.assert_array_equal(rows, np.clip(theirs + buckets, 0, 2 * buckets - 1))
     assert rows.min() == 0 and rows.max() == 2 * buckets - 1 and (np.diff(rows) >= 0).all()
 
 
 def test_distances_without_buckets_are_clipped():
-    assert table_rows(np.array([-9, -4, -1, 0, 3, 4]), DisentangledSpec(4)).tolist() == [0, 0, 3, 4, 7, 7]
+    assert table_rows(np.array([-9, -4, -1, 0, 3, 4]), kind(max_distance=4)).tolist() == [0, 0, 3, 4, 7, 7]
 
 
 @pytest.mark.parametrize("length", [1, 7, BLOCK, 2 * BLOCK])
@@ -110,15 +111,15 @@ def test_flops_count_relative_positions_the_convolution_and_the_decoder():
 
 
 def test_the_kernel_does_not_take_it():
-    kind = AttentionSpec(num_heads=12, head_dim=64, dropout=0.1)
-    assert kernels.fits(kind, 512) and not kernels.fits(dataclasses.replace(kind, disentangled=DisentangledSpec(512)), 512)
+    heads = dict(num_heads=12, head_dim=64, dropout=0.1)
+    assert kernels.fits(AttentionSpec(**heads), 512) and not kernels.fits(DisentangledSpec(**heads, max_distance=512), 512)
 
 
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: DisentangledSpec(100, 256), "buckets is 256"),
-        (lambda: dataclasses.replace(SPEC.encoder.attention, rope=RopeSpec(100.0)), "disentangled"),
+        (lambda: kind(max_distance=100, buckets=256), "buckets is 256"),
+        (lambda: dataclasses.replace(SPEC.encoder.attention, rope=RopeSpec(100.0)), "Disentangled"),
         (lambda: build_spec(SECTION | {"input_positions": True}), "mask_decoder needs"),
         (lambda: build_spec(SECTION | {"num_layers": 1, "convolution": 3}), "mask_decoder needs"),
         (lambda: build_spec(SECTION | {"convolution": 2}), "convolution is 2"),

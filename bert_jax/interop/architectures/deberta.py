@@ -128,7 +128,7 @@ def to_section_v3(config: dict, nsp: bool, source: str) -> dict:
 def to_config(spec: AnySpec, *, pad: int, cls: int, sep: int) -> dict:
     del cls, sep  # not named in this config
     encoder = spec.encoder
-    relative, decoder = encoder.attention.disentangled, getattr(spec, "mask_decoder", False)
+    relative, decoder = encoder.attention, getattr(spec, "mask_decoder", False)
     config = {field: value for field, value in sizes_of(spec).items() if field != "position_embedding_type"}
     config |= {
         "relative_attention": True,

@@ -4,7 +4,7 @@ one another."""
 import dataclasses
 
 from bert_jax.model.families.berts import bert
-from bert_jax.model.families.varied import varies
+from bert_jax.model.families.varied import varies, with_attention
 from bert_jax.model.spec import DetectionSpec, DisentangledSpec, ModelSpec
 
 
@@ -21,10 +21,9 @@ def deberta(
     """DeBERTa (He et al. 2020, arXiv 2006.03654): BERT with scores between contents and relative positions, which have projections of their own; absolute
     positions are in the mask decoder (`mask_decoder`) and not in the input (`input_positions`)."""
     spec = bert(type_vocab_size=type_vocab_size, norm_eps=norm_eps, nsp=False, **sizes)
-    encoder = spec.encoder
-    attention = dataclasses.replace(encoder.attention, disentangled=DisentangledSpec(max_distance), key_bias=False)
+    encoder = with_attention(spec, DisentangledSpec, max_distance=max_distance, key_bias=False).encoder
     embedding = dataclasses.replace(encoder.embedding, positions="learned" if input_positions else "none")
-    return dataclasses.replace(spec, encoder=dataclasses.replace(encoder, attention=attention, embedding=embedding), mask_decoder=mask_decoder)
+    return dataclasses.replace(spec, encoder=dataclasses.replace(encoder, embedding=embedding), mask_decoder=mask_decoder)
 
 
 @varies(deberta)
@@ -32,9 +31,7 @@ def deberta_v2(*, position_buckets: int = 256, convolution: int = 0, **sizes) ->
     """Version 2 (microsoft/DeBERTa), and version 3's generator: relative positions in logarithmic buckets, normalised, and projected as contents are; in the
     two largest models a convolution beside the first layer."""
     spec = deberta(**sizes)
-    attention = spec.encoder.attention
-    relative = dataclasses.replace(attention.disentangled, buckets=position_buckets, shared_projections=True, norm=True)
-    attention = dataclasses.replace(attention, disentangled=relative, key_bias=True)
+    attention = dataclasses.replace(spec.encoder.attention, buckets=position_buckets, shared_projections=True, norm=True, key_bias=True)
     return dataclasses.replace(spec, encoder=dataclasses.replace(spec.encoder, attention=attention, convolution=convolution))
 
 

@@ -3,9 +3,9 @@
 import dataclasses
 
 from bert_jax.model.families.berts import bert, roberta
-from bert_jax.model.families.varied import varies
+from bert_jax.model.families.varied import varies, with_attention
 from bert_jax.model.long_spec import BlockSparseSpec, GlobalTokensSpec
-from bert_jax.model.spec import AttentionSpec, ModelSpec
+from bert_jax.model.spec import ModelSpec
 
 
 @varies(roberta)
@@ -13,7 +13,7 @@ def longformer(*, max_positions: int = 4096, window: int = 512, global_tokens: i
     """Longformer (Beltagy et al. 2020, arXiv 2004.05150): RoBERTa with a window in every layer, and projections of their own for up to `global_tokens`
     tokens of a row. The published pretraining has no such token (0); a classifier's is the first (1)."""
     spec = roberta(max_positions=max_positions, **sizes)
-    return _with_attention(spec, GlobalTokensSpec, window=window, global_tokens=global_tokens)
+    return with_attention(spec, GlobalTokensSpec, window=window, global_tokens=global_tokens)
 
 
 @varies(bert)
@@ -23,10 +23,4 @@ def big_bird(
     """BigBird (Zaheer et al. 2020, arXiv 2007.14062) with internal global tokens (ITC): BERT that sees blocks, some of them random. The pooler is there even
     without a sentence-pair head, untrained, as in transformers."""
     spec = dataclasses.replace(bert(max_positions=max_positions, activation=activation, nsp=nsp, **sizes), pooler=True)
-    return _with_attention(spec, BlockSparseSpec, block_size=block_size, random_blocks=random_blocks, longest=max_positions)
-
-
-def _with_attention(spec: ModelSpec, kind: type[AttentionSpec], **numbers: int) -> ModelSpec:
-    """The spec with attention of another kind, otherwise as it was."""
-    held = {field.name: getattr(spec.encoder.attention, field.name) for field in dataclasses.fields(AttentionSpec)}
-    return dataclasses.replace(spec, encoder=dataclasses.replace(spec.encoder, attention=kind(**held | numbers)))
+    return with_attention(spec, BlockSparseSpec, block_size=block_size, random_blocks=random_blocks, longest=max_positions)

@@ -1,8 +1,11 @@
 """A family that is another one with a few things changed states these alone, and takes the other's keywords besides."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
+
+from bert_jax.model.spec import AttentionSpec, ModelSpec
 
 
 def varies(base: Callable, *, without: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
@@ -25,3 +28,8 @@ def varies(base: Callable, *, without: tuple[str, ...] = ()) -> Callable[[Callab
         return checked
 
     return decorate
+
+
+def with_attention(spec: ModelSpec, kind: type[AttentionSpec], **numbers: int) -> ModelSpec:
+    """The spec with attention of another kind, otherwise as it was."""
+    return dataclasses.replace(spec, encoder=dataclasses.replace(spec.encoder, attention=kind(**vars(spec.encoder.attention) | numbers)))
