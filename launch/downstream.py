@@ -22,6 +22,7 @@ import jax
 from bert_jax.interop import architectures
 from bert_jax.processes import from_first, is_first, whole
 from bert_jax.sharding import replicated
+from bert_jax.training.digests import digest_of_all
 from bert_jax.training.run_log import RunLog
 from bert_jax.training.state import Blueprint, TrainState
 from bert_jax.training.stop import Interrupted, StopRequest
@@ -29,7 +30,7 @@ from bert_jax.training.watch import Watch
 from launch import config as configs
 from launch.config import ConfigError
 from launch.finetune.fields import FINETUNING
-from launch.finetune.finetune import digest, finetune_model, prepare
+from launch.finetune.finetune import finetune_model, prepare
 from launch.finetune.seeds import GLUE, score_of, spread_of, summary
 from launch.load_model import LoadedModel
 from launch.model_section import read_model_section
@@ -63,7 +64,7 @@ class Downstream:
         params = jax.device_get(whole(state.params, replicated(self.run.mesh)))
         section = read_model_section(self.workdir, step)
         pretrained = LoadedModel(section, self.run.blueprint, params, self.workdir / "tokenizer", f"{self.workdir} at step {step}", step).encoder_alone()
-        made_of = {"init": digest(pretrained.params), "tasks": self.tasks, "data": self.fingerprints}
+        made_of = {"init": digest_of_all(pretrained.params), "tasks": self.tasks, "data": self.fingerprints}
         from_first(lambda: begin_anew(place, made_of))
         found, diverged = {}, []
         for name, config in self.tasks.items():

@@ -5,7 +5,6 @@ holds a digest by which another one is noticed.
 """
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from bert_jax.model.families import build_spec
 from bert_jax.model.spec import AnySpec
 from bert_jax.processes import is_first
 from bert_jax.training.checkpoint import Checkpoints
-from bert_jax.training.digests import digests
+from bert_jax.training.digests import digest_of_all
 from bert_jax.training.distillation import Distillation
 from bert_jax.training.objectives import MaskedLm
 from bert_jax.training.state import Tree, make_blueprint, shardings_of
@@ -100,7 +99,7 @@ def _from_hugging_face(path: Path) -> Teacher:
 def place_teacher(teacher: Teacher, abstract: Tree, workdir: Path, *, begun: bool) -> Tree:
     """The parameters on the mesh, noted in the workdir. begun: whether it holds a run already; ConfigError if that has another teacher. Collective."""
     params = teacher.read(abstract)
-    note = {"digest": hashlib.sha256(repr(sorted(digests(params).items())).encode()).hexdigest()}
+    note = {"digest": digest_of_all(params)}
     if begun and (workdir / NOTE).is_file() and read_json(workdir / NOTE) != note:
         raise ConfigError(f"the run in {workdir} began with another teacher than {teacher.origin}; set --config.teacher.path to that one, as it was, or give a new --workdir")
     if is_first():

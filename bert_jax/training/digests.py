@@ -5,6 +5,7 @@ Each element's bits are hashed together with its place in the whole array, and t
 
 import contextlib
 import functools
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,6 +41,11 @@ def finish_digests(names: Iterable[str], sums: jax.Array) -> dict[str, str]:
 def digests(trees: Any) -> dict[str, str]:
     """Name of a leaf -> 16 hexadecimal digits. Collective."""
     return finish_digests(leaf_names(trees), start_digests(trees))
+
+
+def digest_of_all(trees: Any) -> str:
+    """One for all leaves and their names, 64 hexadecimal digits. Collective."""
+    return hashlib.sha256(repr(sorted(digests(trees).items())).encode()).hexdigest()
 
 
 def _mesh_of(leaves: list) -> Mesh | None:

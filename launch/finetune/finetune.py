@@ -7,7 +7,6 @@
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import shutil
@@ -15,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from bert_jax.model.adapter_spec import LoraSpec
 from bert_jax.processes import from_first, is_first
@@ -23,6 +21,7 @@ from bert_jax.sharding import process_rows
 from bert_jax.training.bad_steps import Limits
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.checkpoint_files import better
+from bert_jax.training.digests import digest_of_all
 from bert_jax.training.loop import Cadence, fit
 from bert_jax.training.metrics import task_flops
 from bert_jax.training.profile import Profiler
@@ -80,7 +79,7 @@ def finetune_model(config: dict, pretrained: LoadedModel, workdir: Path, oversig
     oversight.watch.begins("opening the data", slow=True)
     job, sets, seeds = prepare(config, pretrained)
     config = job.config
-    facts = {"fingerprint": sets.fingerprint, "init": digest(pretrained.params), "sets": outcome.facts_of_sets(sets)}
+    facts = {"fingerprint": sets.fingerprint, "init": digest_of_all(pretrained.params), "sets": outcome.facts_of_sets(sets)}
     from_first(lambda: check_continues(config, facts, workdir, accept_changes))
 
     with locked(workdir), jax.set_mesh(job.mesh):
@@ -133,14 +132,6 @@ def metric_of(config: dict, sets: TaskSets) -> str:
     if stated and stated not in known:
         raise ConfigError(f"task.metric is {stated!r}; this task of kind {config['task']['kind']} has {', '.join(known)}")
     return stated or known[0]
-
-
-def digest(params) -> str:
-    """Of parameters that this process has whole."""
-    sums = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        sums.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
-    return sums.hexdigest()[:16]
 
 
 def check_continues(config: dict, facts: dict, workdir: Path, accept_changes: bool) -> None:

@@ -37,7 +37,7 @@ def tasks(tmp_path_factory) -> tuple[str, str]:
 
 def arguments(workdir: Path, store: Path, tasks: tuple[str, str], *more: str) -> list[str]:
     paths, overrides = tasks
-    trials = ["--config.downstream.steps=4,12", f"--config.downstream.configs={paths}", f"--config.downstream.overrides={overrides}"]
+    trials = ["--config.downstream.steps=4,8", f"--config.downstream.configs={paths}", f"--config.downstream.overrides={overrides}"]
     return ["pretrain", *SMALL, f"--workdir={workdir}", f"--config.data.path={store}", *trials, *more]
 
 
@@ -52,13 +52,13 @@ def bytes_on_devices() -> int:
 
 @pytest.fixture(scope="module")
 def stopped_and_continued(prepared, trained, tasks, tmp_path_factory):
-    """A run that SIGTERM reached within the second task of the first trial, and that went on to its end; bytes on devices around each trial."""
+    """A run that SIGTERM reached within the second task of the second trial, and that went on to its end; bytes on devices around each trial."""
     workdir = tmp_path_factory.mktemp("downstream") / "run"
     build, late, held, call = TaskBatches.batch, [], [], Downstream.__call__
 
     def batch(self, step):
         late.extend([step] * (step == 2))
-        if step == 2 and len(late) == 2:
+        if step == 2 and len(late) == 4:
             signal.raise_signal(signal.SIGTERM)
         return build(self, step)
 
@@ -72,7 +72,7 @@ def stopped_and_continued(prepared, trained, tasks, tmp_path_factory):
         patch.setattr(Downstream, "__call__", trial)
         assert main(arguments(workdir, prepared.store, tasks)) == 75
         after_stop = {
-            "scored": sorted(path.parents[2].name for path in workdir.glob("downstream/*/*/seeds/0/scores.json")), "logged": records(workdir, "downstream"),
+            "scored": sorted(path.parents[2].name for path in workdir.glob("downstream/step_00000008/*/seeds/0/scores.json")), "logged": records(workdir, "downstream"),
             "reason": json.loads((workdir / "exit_reason.json").read_text()), "kept": Checkpoints(workdir / "checkpoints").steps(),
         }
         assert main(arguments(workdir, prepared.store, tasks)) == 0
@@ -90,9 +90,9 @@ def test_the_run_keeps_its_bits(stopped_and_continued, trained):
 
 def test_a_stopped_trial_goes_on_where_it_was(stopped_and_continued):
     workdir, after_stop, _ = stopped_and_continued
-    assert after_stop["scored"] == ["one"] and after_stop["logged"] == [] and 4 in after_stop["kept"]
-    assert (after_stop["reason"]["step"], after_stop["reason"]["last_durable_step"], after_stop["reason"]["name"]) == (4, 4, "stopped")
-    place = workdir / "downstream" / "step_00000004"
+    assert after_stop["scored"] == ["one"] and [record["step"] for record in after_stop["logged"]] == [4] and 8 in after_stop["kept"]
+    assert (after_stop["reason"]["step"], after_stop["reason"]["last_durable_step"], after_stop["reason"]["name"]) == (8, 8, "stopped")
+    place = workdir / "downstream" / "step_00000008"
     starts = {name: [event["event"] for event in records(place / name / "seeds" / "0", "event")] for name in ("one", "two")}
     assert starts == {"one": ["started"], "two": ["started", "stopped", "resumed"]}
 
@@ -100,14 +100,14 @@ def test_a_stopped_trial_goes_on_where_it_was(stopped_and_continued):
 def test_scores_are_logged_and_shown(stopped_and_continued):
     workdir, *_ = stopped_and_continued
     logged = records(workdir, "downstream")
-    assert [record["step"] for record in logged] == [4, 12]
+    assert [record["step"] for record in logged] == [4, 8]
     for record in logged:
         table = json.loads((workdir / "downstream" / f"step_{record['step']:08d}" / "table.json").read_text())
         means = {name: table[name]["accuracy"]["mean"] for name in ("one", "two")}
         assert {name: record[f"{name}/score"] for name in means} == means and record["average"] == pytest.approx(sum(means.values()) / 2)
     page = write_report(workdir).read_text()
     assert "Downstream scores" in page and all(f"{record['one/score']:.4f}" in page for record in logged)
-    assert (workdir / "downstream" / "step_00000012" / "report.html").is_file()
+    assert (workdir / "downstream" / "step_00000008" / "report.html").is_file()
 
 
 def test_memory_and_disk_are_given_back(stopped_and_continued):
@@ -116,18 +116,16 @@ def test_memory_and_disk_are_given_back(stopped_and_continued):
     assert not list(workdir.glob("downstream/*/*/seeds/*/checkpoints"))
 
 
-def test_a_run_that_is_over_has_its_last_trial_too(stopped_and_continued, prepared, tasks, tmp_path):
-    """As after a kill within it; a trial of other parameters, which a step that was made again may have left, is begun anew."""
+def test_a_run_that_is_over_has_a_trial_of_its_last_step_too(stopped_and_continued, prepared, tasks, tmp_path):
+    """As after a kill within it; what was left by other parameters, as when a step was made again, begins anew."""
     workdir = tmp_path / "run"
     shutil.copytree(stopped_and_continued[0], workdir)
-    kept = [line for line in (workdir / "metrics.jsonl").read_text().splitlines() if '"step": 12' not in line or '"downstream"' not in line and '"finished"' not in line]
-    (workdir / "metrics.jsonl").write_text("".join(line + "\n" for line in kept))
-    made_of = workdir / "downstream" / "step_00000012" / "made_of.json"
-    made_of.write_text(made_of.read_text().replace('"init": "', '"init": "0'))
-    before = (made_of.parent / "one" / "seeds" / "0" / "scores.json").stat().st_mtime_ns
-    assert main(arguments(workdir, prepared.store, tasks)) == 0
-    assert [record["step"] for record in records(workdir, "downstream")] == [4, 12] and records(workdir, "event")[-1]["event"] == "finished"
-    assert (made_of.parent / "one" / "seeds" / "0" / "scores.json").stat().st_mtime_ns > before
+    place = workdir / "downstream" / "step_00000012"
+    shutil.copytree(workdir / "downstream" / "step_00000008", place)
+    before = (place / "one" / "seeds" / "0" / "scores.json").stat().st_mtime_ns
+    assert main(arguments(workdir, prepared.store, tasks, "--config.downstream.steps=12")) == 0
+    assert [record["step"] for record in records(workdir, "downstream")] == [4, 8, 12] and records(workdir, "event")[-1]["event"] == "finished"
+    assert (place / "one" / "seeds" / "0" / "scores.json").stat().st_mtime_ns > before
 
 
 @pytest.mark.parametrize(

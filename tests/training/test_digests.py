@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bert_jax.sharding import make_mesh
-from bert_jax.training.digests import compile_digests, digests, start_digests
+from bert_jax.training.digests import compile_digests, digest_of_all, digests, start_digests
 
 VALUES = np.random.default_rng(0).standard_normal((6, 4, 5)).astype(np.float32)
 
@@ -25,6 +25,7 @@ def test_a_bit_a_swap_and_a_sign_of_zero_show():
     zeros = np.zeros((2, 3), np.float32)
     seen = [digest(array) for array in (VALUES, flipped, swapped, zeros, -zeros)]
     assert len(set(seen)) == len(seen) and digest(VALUES.copy()) == seen[0]
+    assert digest_of_all({"a": VALUES, "b": swapped}) != digest_of_all({"a": swapped, "b": VALUES})
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.int32, jnp.uint8, jnp.bool_])

@@ -82,7 +82,7 @@ def write_workdir(path, accuracies, *, finished=True, metric="accuracy", name="a
             (place / "scores.json").write_text(json.dumps(scores[-1]))
             (place / "outcome.json").write_text(json.dumps(outcome.outcome_of(TASK, SCORES, SETS)))
     if finished:
-        spread = {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies, ddof=1))}
+        spread = {"mean": float(np.mean(accuracies)), "std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0}
         best = max(scores, key=lambda record: better(metric, record["eval"][metric]))["seed"]
         (path / "scores.json").write_text(json.dumps({"metric": metric, "best_seed": best, "seeds": scores, "eval": {metric: spread}}))
     return path
