@@ -85,7 +85,7 @@ def _from_workdir(workdir: Path, step: int | None, merged: bool) -> LoadedModel:
         step = checkpoints.choose(best_step(place) if step is None else step)
         section = read_model_section(workdir)
     blueprint = make_blueprint(build_spec(section) if task is None else task.spec(section))
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), blueprint.params)
     params = checkpoints.restore(step, {"params": abstract})["params"]
     if merged and task is not None and isinstance(task.adapter, LoraSpec):

@@ -6,7 +6,6 @@
     WORKDIR/scores.json, report.html                               of all seeds
 """
 
-import dataclasses
 import json
 import logging
 import shutil
@@ -106,7 +105,6 @@ def finetune_model(config: dict, pretrained: LoadedModel, workdir: Path, oversig
         if config["mesh"]["seeds"] == 1:
             finished = all(run_seed(job, seed, oversight) for seed in seeds)
         else:
-            pretrained = dataclasses.replace(pretrained, params=jax.device_get(pretrained.params))  # which is not bound to one part's devices
             others = parts_of_devices(config["mesh"]["seeds"])[1 : len(seeds)]
             jobs = [job, *(make_job(config, pretrained.section, sets, devices) for devices in others)]
             finished = at_once(run_seed, jobs, seeds, oversight)

@@ -1,7 +1,7 @@
 """The first parameters of a fine-tuning run: a pretrained encoder, its pooler where it has one, and a fresh head; what is added to the encoder's layers is fresh too."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from bert_jax.training.state import Blueprint, Tree
@@ -11,7 +11,7 @@ from launch.load_model import LoadedModel
 def start_params(pretrained: LoadedModel, blueprint: Blueprint, key: jax.Array) -> Tree:
     """Parameters of the blueprint, whose spec is a TaskSpec. key: what the head, and what is added to layers, are drawn from."""
     given = traverse_util.flatten_dict({"encoder": pretrained.params["encoder"]} | pretrained_pooler(pretrained, blueprint))
-    given = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), given)  # training gives away what it starts from, and the next seed starts from it too
+    given = jax.tree.map(np.array, given)  # copies, bound to no device: a workdir's model lies on one, and training gives away what it starts from
 
     def fresh(key: jax.Array) -> Tree:
         return {path: leaf for path, leaf in traverse_util.flatten_dict(blueprint.init(key)).items() if path not in given}
