@@ -99,7 +99,7 @@ def scores_to_log(found: dict[str, dict]) -> dict[str, float]:
 
 
 def begin_anew(place: Path, made_of: dict[str, Any]) -> None:
-    """What an earlier session left of the step is of use if it began with the same parameters, configs and data."""
+    """What an earlier start left of the step is of use if it began with the same parameters, configs and data."""
     path = place / "made_of.json"
     plain = json.loads(json.dumps(made_of))
     if path.is_file() and configs.read_json(path) == plain:
