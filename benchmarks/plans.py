@@ -37,7 +37,10 @@ SLICES: dict[str, dict[str, list[str]]] = {
     "albert_base_v2": {"v3-32": [], "v4-32": []},
     "mosaic_bert_base": {"v3-32": ["accumulate=2"], "v4-32": ["accumulate=2"]},
     "bert_large": {"v3-32": [], "v4-32": []},
-    "modernbert_base": {"v3-32": ["mesh.tensor=4", "accumulate=72"], "v4-32": ["accumulate=36"]},
+    "modernbert_base": {
+        "v3-32": ["mesh.tensor=4", *(f"{phase}accumulate=72" for phase in ("", "phases.1.", "phases.2."))],
+        "v4-32": [f"{phase}accumulate=36" for phase in ("", "phases.1.", "phases.2.")],
+    },
     "roberta_base": {"v3-128": ["accumulate=4"], "v4-128": ["accumulate=4"]},
     "xlm_roberta_base": {"v3-128": ["accumulate=4"], "v4-128": ["accumulate=4"]},
     "roberta_large": {"v3-128": ["accumulate=4"], "v4-128": ["accumulate=4"]},

@@ -35,7 +35,7 @@ def _lock(workdir: Path, stack: contextlib.ExitStack) -> str:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ConfigError(f"another process is pretraining in {workdir}; wait for it, or use another --workdir") from None
+        raise ConfigError(f"another process is training in {workdir}; wait for it, or use another --workdir") from None
     holder = f"{platform.node()} {os.getpid()} {time.time()}\n"
     file.truncate(0)
     file.write(holder)

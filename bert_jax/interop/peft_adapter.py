@@ -57,7 +57,7 @@ def adapter_tensors(params: dict, model_section: dict, task: tasks.Task, lora: L
     bare = naming.prefix if task.kind == "embedding" else ""  # the class without a head has no prefix
     tensors, ranks, saved = {}, {}, []
     for weight in weights.weights(spec, naming):
-        if not weight.part == "encoder":
+        if weight.part != "encoder":
             saved += [name.rpartition(".")[0] for name in weight.names]
             continue
         changed = [f"{path.removesuffix('kernel')}{LORA}." for path in weight.paths]

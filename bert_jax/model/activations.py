@@ -1,4 +1,4 @@
-"""Activation functions: arrays of any shape and float dtype enter, the same leave. They are computed in float32, and of the forward pass only the input is kept."""
+"""Activation functions: arrays of any shape and float dtype enter, the same leave. Both forms of GELU are computed in float32, and keep only their input of the forward pass."""
 
 import math
 from collections.abc import Callable

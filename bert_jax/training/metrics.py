@@ -36,8 +36,8 @@ def encoder_flops(encoder: EncoderSpec, length: int) -> float:
 
 
 def task_flops(spec: TaskSpec, length: int, trained: Trained = EVERYTHING) -> float:
-    """The same of a sequence where a part is trained: frozen layers at the bottom have no backward pass, and beside LoRA and adapters matrices have no gradients. What these themselves
-    cost is left out."""
+    """FLOPs of one sequence's forward and backward pass where a part is trained: frozen layers at the bottom have no backward pass, and beside LoRA and
+    adapters matrices have no gradients. What these themselves cost is left out."""
     whole, encoder = model_flops(spec, length, 0), spec.encoder
     if encoder.adapter is not None:
         return whole - 2 * encoder.token_weights * length

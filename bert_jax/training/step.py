@@ -60,8 +60,8 @@ def make_train_step(
 
             def add(total, indexed):
                 index, micro = indexed
-                part = gradients(state.params, micro, weights, jax.random.fold_in(key, index), *frozen)
-                return jax.tree.map(jnp.add, total, part), None
+                of_micro = gradients(state.params, micro, weights, jax.random.fold_in(key, index), *frozen)
+                return jax.tree.map(jnp.add, total, of_micro), None
 
             micros = jax.tree.map(lambda field: split_batch(field, accumulate), batch)
             first = jax.tree.map(lambda field: field[0], micros)

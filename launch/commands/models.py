@@ -24,7 +24,7 @@ def add_export(commands) -> None:
     )
     command.add_argument("--workdir", required=True, metavar="DIR")
     command.add_argument("--output", required=True, metavar="DIR")
-    command.add_argument("--step", type=int, help="which checkpoint (default: the newest)")
+    command.add_argument("--step", type=int, help="which checkpoint (default: the newest; of a fine-tuned workdir the best seed's best)")
     command.add_argument(
         "--verify", action="store_true",
         help="load it with stock transformers, compare every layer and the logits, and refuse on mismatch (needs bert-jax[torch])",
@@ -44,7 +44,7 @@ def add_import(commands) -> None:
 
     command = add_command(
         commands, "import", run,
-        "Reads a BERT, RoBERTa, XLM-R, ALBERT, ELECTRA, DistilBERT, ModernBERT, Longformer or BigBird into a workdir for continued pretraining. Missing pretraining heads are initialised, and it says so.",
+        "Reads a BERT, RoBERTa, XLM-R, ALBERT, ELECTRA, DeBERTa, DistilBERT, ModernBERT, Longformer or BigBird into a workdir for continued pretraining. Missing pretraining heads are initialised, and it says so.",
         "  bert-jax import --from=bert-base-uncased --workdir=runs/domain\n"
         "  bert-jax import --from=uncased_L-12_H-768_A-12 --workdir=runs/domain     (bert_model.ckpt + bert_config.json + vocab.txt)",
     )

@@ -114,7 +114,7 @@ class Trial:
         return {"tokens": self._tokens(rows), "weights": np.round(weights, 6).tolist(), "focus": np.round(focus, 4).tolist()}
 
     def compare(self, lines: list[str]) -> dict[str, Any]:
-        """{"cosines": [lines, lines], "nearest": the two that are most alike, "cut": how many lines were too long and lost their end}."""
+        """{"lines": those with text, "cosines": [lines, lines], "nearest": the two that are most alike, "cut": how many lines were longer than "length" tokens and lost their end}."""
         lines = [line for line in lines if line.strip()]
         if not 2 <= len(lines) <= MOST_LINES:
             raise ValueError(f"give 2 to {MOST_LINES} lines with text; these are {len(lines)}")
