@@ -10,6 +10,7 @@ copy of the parameters, so that the run goes on with the bits that it would have
 import gc
 import json
 import logging
+import math
 import shlex
 import shutil
 import statistics
@@ -29,12 +30,13 @@ from bert_jax.training.stop import Interrupted, StopRequest
 from bert_jax.training.watch import Watch
 from launch import config as configs
 from launch.config import ConfigError
+from launch.exit_codes import NO_SPACE, STORAGE
 from launch.finetune.fields import FINETUNING
 from launch.finetune.finetune import finetune_model, prepare
 from launch.finetune.seeds import GLUE, score_of, spread_of, summary
 from launch.load_model import LoadedModel
 from launch.model_section import read_model_section
-from launch.oversight import Oversight
+from launch.oversight import Oversight, code_of
 from launch.report.report import write_report
 from launch.run import Run
 
@@ -66,36 +68,49 @@ class Downstream:
         pretrained = LoadedModel(section, self.run.blueprint, params, self.workdir / "tokenizer", f"{self.workdir} at step {step}", step).encoder_alone()
         made_of = {"init": digest_of_all(pretrained.params), "tasks": self.tasks, "data": self.fingerprints}
         from_first(lambda: begin_anew(place, made_of))
-        found, diverged = {}, []
+        found, failed = {}, {}
         for name, config in self.tasks.items():
             log.info("step %d: %s", step, name)
             try:
                 if finetune_model(config, pretrained, place / name, inside, keep_models=False):
                     raise Interrupted
                 found[name] = from_first(lambda: summary(place / name))
-            except FloatingPointError as error:  # of the task's training alone
+            except Interrupted:
+                raise
+            except Exception as error:  # of the task alone: it diverged, or there was no memory for it beside the run
+                if code_of(error, several=False) in (NO_SPACE, STORAGE):  # the run would meet it too
+                    raise
                 log.warning("step %d: %s has no score: %s", step, name, error)
-                diverged.append(name)
+                failed[name] = f"{name}: {type(error).__name__}: {error}"
                 inside.watch.unsaved = False
+                from_first(lambda: forget_models(place / name))
         if found and is_first():
             configs.write_json(place / "table.json", {name: one["eval"] for name, one in found.items()})
             write_report(place)
         if found:
-            scores = scores_to_log(found)
+            scores = scores_to_log(found, whole_suite=not failed)
             run_log.write("downstream", step, scores)
             log.info("step %d, downstream: %s", step, "  ".join(f"{name.removesuffix('/score')} {scores[name]:.4f}" for name in scores if name.endswith(("/score", "average"))))
-        run_log.event(step, EVENT, "".join(f"{name} diverged; " for name in diverged).rstrip("; "))
+        run_log.event(step, EVENT, "; ".join(failed.values()))
         del params, pretrained
         gc.collect()  # what is compiled, and the arrays that it holds, lie in cycles
 
 
-def scores_to_log(found: dict[str, dict]) -> dict[str, float]:
-    """found: the `summary` of each task. Their scores as in GLUE's table with their spread over seeds, every metric, and the average over tasks."""
+def forget_models(place: Path) -> None:
+    for checkpoints in place.glob("seeds/*/checkpoints"):
+        shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def scores_to_log(found: dict[str, dict], *, whole_suite: bool) -> dict[str, float]:
+    """found: the `summary` of each task. Their scores as in GLUE's table with their spread over seeds, every metric, and of the whole suite the average over tasks. What is not
+    defined (a correlation with a constant) is left out."""
     scores = {}
     for name, one in found.items():
         scores |= {f"{name}/score": score_of(name, one), f"{name}/std": spread_of(name, one)}
         scores |= {f"{name}/{metric}": spread["mean"] for metric, spread in one["eval"].items()}
-    return scores | {"average": statistics.fmean(score_of(name, one) for name, one in found.items())}
+    if whole_suite:
+        scores["average"] = statistics.fmean(score_of(name, one) for name, one in found.items())
+    return {name: score for name, score in scores.items() if math.isfinite(score)}
 
 
 def begin_anew(place: Path, made_of: dict[str, Any]) -> None:
@@ -111,10 +126,10 @@ def begin_anew(place: Path, made_of: dict[str, Any]) -> None:
     configs.write_json(path, plain)
 
 
-def open_downstream(config: dict[str, Any], run: Run, tokenizer_dir: Path | None, workdir: Path, oversight: Oversight) -> Downstream | None:
-    """None if the config has no trials. config: resolved. Opens the data of every task once, so that all that cannot be is found before the run:
+def open_downstream(config: dict[str, Any], run: Run, last: int, tokenizer_dir: Path | None, workdir: Path, oversight: Oversight) -> Downstream | None:
+    """None if the config has no trials. config: resolved. last: step of the run. Opens the data of every task once, so that all that cannot be is found before the run:
     ConfigError or TaskDataError."""
-    section, last = config["downstream"], config["steps"]
+    section = config["downstream"]
     steps = check_steps(section, last)
     if not steps and not section["every"]:
         return None
@@ -138,7 +153,7 @@ def open_downstream(config: dict[str, Any], run: Run, tokenizer_dir: Path | None
 
 def check_steps(section: dict[str, Any], last: int) -> list[int]:
     steps = section["steps"]
-    if any(not isinstance(step, int | float) or step != int(step) or not 0 < step <= last for step in steps):
+    if any(not isinstance(step, int | float) or not 0 < step <= last or step != int(step) for step in steps):
         raise ConfigError(f"downstream.steps is {tuple(steps)}; give steps of the run, from 1 to {last}, such as {max(last // 2, 1)},{last}")
     if section["every"] < 0:
         raise ConfigError(f"downstream.every is {section['every']}; give a number of steps, or 0 for none")

@@ -81,7 +81,7 @@ def pretrain(
         wandb_tracker.load()
     from_first(lambda: check_continues(config, stages, workdir, accept_changes))
     teacher = open_teacher(config, data)
-    downstream = open_downstream(config, run, data.tokenizer_dir, workdir, oversight)
+    downstream = open_downstream(config, run, steps, data.tokenizer_dir, workdir, oversight)
 
     with locked(workdir), jax.set_mesh(run.mesh), contextlib.ExitStack() as opened:
         oversight.holds(lambda: max(checkpoints.steps(), default=None))

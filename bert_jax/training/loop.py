@@ -39,7 +39,7 @@ class BatchSource(Protocol):
 
 
 class Trials(Protocol):
-    """What is done beside a run at some of its steps, for which the run waits and which changes nothing of it."""
+    """What is done beside a run at some of its steps, for which the run waits and which changes nothing of it. Steps that a run passes over, after bad ones, have none."""
 
     def due(self, step: int) -> bool: ...
 
@@ -81,7 +81,7 @@ def fit(
     run_log: RunLog,
     mesh: Mesh,
     cadence: Cadence,
-    hardware: Hardware,
+    hardware: Hardware | None,
     key: jax.Array,
     profiler: Profiler,
     stop: StopRequest,
@@ -99,7 +99,7 @@ def fit(
 
     The source counts its steps from `cadence.first` on. expected_first_loss: ln V for a run from scratch; the first step's MLM loss is compared with it, and a warning says so when it is off.
     limits: those that `train_step` skips by; after so many skipped in a row the state is that of `last_good`, the newest checkpoint, and the batches behind them follow.
-    check_batch: raises ValueError of a first batch that breaks its contract. describe: an evaluation in words, from step and metrics.
+    hardware: for MFU; None tells none, as where rows have many lengths. check_batch: raises ValueError of a first batch that breaks its contract. describe: an evaluation in words, from step and metrics.
     trials: called at their steps, once the step is saved; those of the step that it starts from are the caller's.
     FloatingPointError when that leads to nothing, or numbers of an update that was made are not finite; such a state is never saved.
     """

@@ -5,8 +5,7 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from bert_jax.model.spec import AnySpec, EncoderSpec, TaskSpec
-from bert_jax.training.trained import EVERYTHING, Trained
+from bert_jax.model.spec import AnySpec, EncoderSpec
 
 # Dense bfloat16 peak of one chip in FLOP/s, by jax.Device.device_kind.
 PEAK_FLOPS = {
@@ -33,15 +32,6 @@ def model_flops(spec: AnySpec, length: int, predictions: int) -> float:
 
 def encoder_flops(encoder: EncoderSpec, length: int) -> float:
     return 6 * encoder.token_weights * length + 12 * encoder.attention.num_heads * encoder.attention.head_dim * length * encoder.attended(length)
-
-
-def task_flops(spec: TaskSpec, length: int, trained: Trained = EVERYTHING) -> float:
-    """FLOPs of one sequence's forward and backward pass where a part is trained: frozen layers at the bottom have no backward pass, and beside LoRA and
-    adapters matrices have no gradients. What these themselves cost is left out."""
-    whole, encoder = model_flops(spec, length, 0), spec.encoder
-    if encoder.adapter is not None:
-        return whole - 2 * encoder.token_weights * length
-    return whole - encoder_flops(encoder, length) * 2 / 3 * trained.layers / encoder.num_layers
 
 
 def divide(metrics: Iterable[dict[str, tuple]]) -> dict[str, float]:

@@ -22,16 +22,16 @@ class Hardware:
     peak_flops: float | None
 
     @classmethod
-    def here(cls, flops_per_sequence: float, devices: int | None = None) -> "Hardware":
-        """That of so many of the devices here; None: of all."""
+    def here(cls, flops_per_sequence: float) -> "Hardware":
+        """That of this run's devices."""
         peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-        return cls(flops_per_sequence, peak * (devices or jax.device_count()) if peak else None)
+        return cls(flops_per_sequence, peak * jax.device_count() if peak else None)
 
 
 class Progress:
     """Speed, and what a person sees: a bar on a terminal, plain lines elsewhere. Evaluations and saves are left out of the rates."""
 
-    def __init__(self, start: int, steps: int, hardware: Hardware, source_names: tuple[str, ...]):
+    def __init__(self, start: int, steps: int, hardware: Hardware | None, source_names: tuple[str, ...]):
         self.hardware = hardware
         self.source_names = source_names
         layout = "{percentage:3.0f}%|{bar:14}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
@@ -94,7 +94,7 @@ class Progress:
             "tokens_per_second": tokens / copies / seconds,
             "input_wait": everywhere[:, 0].max() / 1e6 / seconds,  # of the slowest process, for which all wait
         }
-        if self.hardware.peak_flops:
+        if self.hardware is not None and self.hardware.peak_flops:
             values["mfu"] = values["sequences_per_second"] * self.hardware.flops_per_sequence / self.hardware.peak_flops
         self._reset()
         return values | counts

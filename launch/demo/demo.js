@@ -154,8 +154,9 @@ function replaced() {
 }
 
 function classify(model) {
-  at("classify").querySelector(".second").hidden = !model.pairs;
-  serve("classify", () => ({ text: at("classify-text").value, pair: model.pairs ? at("classify-pair").value : "" }), "/api/classify", (answer) => {
+  at("classify").querySelector(".second").hidden = model.pairs === null;
+  if (model.pairs === "optional") at("classify").querySelector(".second label").textContent = "Second text, if the model was fine-tuned on pairs";
+  serve("classify", () => ({ text: at("classify-text").value, pair: at("classify-pair").value }), "/api/classify", (answer) => {
     const shown = "score" in answer ? make("p", { class: "score", text: answer.score.toFixed(3) })
       : make("div", { class: "masks one classes" }, make("ul", { class: "bars" }, ...answer.classes.map((one) => bar(one.name, one.probability))));
     at("classes").replaceChildren(shown);

@@ -15,10 +15,9 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from launch.config import ConfigError
 from launch.demo.trial import Trial
+from launch.pages import template_of
 
 LARGEST_BODY = 64 * 1024  # bytes of a question
 READ_ON = 16 * LARGEST_BODY  # bytes of a larger one that are dropped after the answer
@@ -96,10 +95,7 @@ class Server(socketserver.ThreadingTCPServer):
             raise ConfigError(f"--host={host} is no address of this machine; the usual one is 127.0.0.1") from None
         except (OSError, OverflowError) as error:
             raise ConfigError(f"--port={port} of --host={host} cannot be had ({getattr(error, 'strerror', None) or error}); give another --port, or 0 for any") from None
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1]]), autoescape=True, undefined=jinja2.StrictUndefined
-        )
-        self.files = {path: (environment.get_template(name).render().encode(), kind) for path, (name, kind) in FILES.items()}
+        self.files = {path: (template_of(Path(__file__).parent, name).render().encode(), kind) for path, (name, kind) in FILES.items()}
 
     @property
     def address(self) -> str:

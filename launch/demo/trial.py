@@ -27,6 +27,7 @@ MOST_MASKS = 16
 MOST_TOKENS = 128  # in the matrices of attention, and where tokens are marked
 MOST_LINES = 24
 CLASSIFIED = ("classification", "multilabel", "regression", "ranking")
+OF_TEXTS_OR_PAIRS = ("classification", "multilabel", "regression")
 
 
 class Trial:
@@ -59,7 +60,7 @@ class Trial:
             facts["fine-tuned for"] = self.task.kind
         return {
             "name": self.name, "facts": [[name, str(value)] for name, value in facts.items()], "mask": self.tokenizer.mask_token, "layers": encoder.num_layers,
-            "heads": encoder.attention.num_heads, "pairs": bool(self.task is not None and self.task.columns.get("text_pair")), "parts": self.parts,
+            "heads": encoder.attention.num_heads, "pairs": self.pairs, "parts": self.parts,
             "pooling": self._encoder.task.pooling, "embeds": self.task is not None and self.task.kind == "embedding", "most_lines": MOST_LINES, "longest_text": LONGEST_TEXT,
         }
 
@@ -86,9 +87,9 @@ class Trial:
     def classify(self, text: str, pair: str) -> dict[str, Any]:
         """{"classes": with their probabilities, best first} or {"score"}: of one number, which is no probability."""
         self._check("classify", text, pair)
-        has_pair = self.task.columns.get("text_pair") is not None
-        if has_pair and not pair.strip():
+        if self.pairs == "needed" and not pair.strip():
             raise ValueError("this model was fine-tuned on pairs; give the second text too")
+        has_pair = self.pairs is not None and bool(pair.strip())
         task = TaskData(self.task.kind, text_pair="pair" if has_pair else None, label=None)
         with self._lock:
             features = self._classifier.encode(Examples(task.kind, ["0"], [text], [pair] if has_pair else None), task)
@@ -127,6 +128,15 @@ class Trial:
         cosines = np.clip(vectors @ vectors.T, -1, 1)
         first, second = divmod(int(np.argmax(np.where(np.triu(np.ones_like(cosines), 1) > 0, cosines, -np.inf))), len(lines))
         return {"lines": lines, "cosines": np.round(cosines, 6).tolist(), "nearest": [first, second], "cut": features.truncated, "length": self._encoder.task.length}
+
+    @property
+    def pairs(self) -> str | None:
+        """Whether `classify` takes a second text: "needed", "optional" or None. An exported model does not say what it was fine-tuned on."""
+        if self.task is None:
+            return None
+        if self.task.columns.get("text_pair") is not None:
+            return "needed"
+        return "optional" if self.loaded.step is None and self.task.kind in OF_TEXTS_OR_PAIRS else None
 
     def _parts(self) -> dict[str, str | None]:
         """By name: None, or why the model has it not."""

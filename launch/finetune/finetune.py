@@ -6,6 +6,7 @@
     WORKDIR/scores.json, report.html                               of all seeds
 """
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -22,9 +23,7 @@ from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.checkpoint_files import better
 from bert_jax.training.digests import digest_of_all
 from bert_jax.training.loop import Cadence, fit
-from bert_jax.training.metrics import task_flops
 from bert_jax.training.profile import Profiler
-from bert_jax.training.progress import Hardware
 from bert_jax.training.run_log import RunLog, SilentLog
 from bert_jax.training.state import TrainState, saved_trees, shardings_of, state_from_params, state_of
 from data_pipeline.tasks.batches import TaskBatches
@@ -36,7 +35,7 @@ from launch.finetune.at_once import InTurns, at_once, parts_of_devices
 from launch.finetune.fields import FINETUNING
 from launch.finetune.job import Job, make_job, resolve_steps, task_of
 from launch.finetune.predict import write_predictions
-from launch.finetune.scoring import metric_names, metrics_of, shown
+from launch.finetune.scoring import check_libraries, metric_names, metrics_of, shown
 from launch.finetune.seeds import summary, table, write_summary
 from launch.finetune.sets import TaskSets, open_sets
 from launch.finetune.start import start_params
@@ -47,6 +46,7 @@ from launch.report.report import write_report
 from launch.run import copy_tokenizer, environment
 from launch.workdir_lock import locked
 
+FIRST_WRITTEN = (".lock", "tokenizer", "config.json")  # what a run that was killed at once may have left
 log = logging.getLogger("bert_jax")
 
 
@@ -60,7 +60,9 @@ def finetune(config: dict, init: Path, workdir: Path, oversight: Oversight, *, a
     init: a workdir or an exported model, whose encoder is trained on. Everything that a config can get wrong is found before the workdir is touched.
     """
     oversight.watch.begins("opening the pretrained model", slow=True)
-    return finetune_model(config, load_model(init).encoder_alone(), workdir, oversight, accept_changes=accept_changes)
+    pretrained = load_model(init).encoder_alone()
+    pretrained = dataclasses.replace(pretrained, params=jax.device_get(pretrained.params))  # devices have the memory for what is trained
+    return finetune_model(config, pretrained, workdir, oversight, accept_changes=accept_changes)
 
 
 def prepare(config: dict, pretrained: LoadedModel) -> tuple[Job, TaskSets, tuple[int, ...]]:
@@ -70,6 +72,7 @@ def prepare(config: dict, pretrained: LoadedModel) -> tuple[Job, TaskSets, tuple
     sets = open_sets(config, pretrained.tokenizer())
     config = resolve_steps(config, len(sets.train.features))
     config |= {"task": config["task"] | {"metric": metric_of(config, sets)}}
+    check_libraries(task_of(config, sets))
     return make_job(config, pretrained.section, sets, parts_of_devices(config["mesh"]["seeds"])[0]), sets, seeds_of(config)
 
 
@@ -135,8 +138,8 @@ def metric_of(config: dict, sets: TaskSets) -> str:
 def check_continues(config: dict, facts: dict, workdir: Path, accept_changes: bool) -> None:
     """ConfigError with every difference if the workdir holds another run."""
     if not (workdir / "data.json").exists():
-        if workdir.exists() and any(path.name != ".lock" and not path.name.startswith("exit_reason") for path in workdir.iterdir()):
-            if not (workdir / "task.json").exists():
+        if workdir.exists() and not (workdir / "task.json").exists():
+            if not all(path.name in FIRST_WRITTEN or path.name.startswith(("exit_reason", "stacks-")) or path.suffix == ".tmp" for path in workdir.iterdir()):
                 raise ConfigError(f"{workdir} is not empty, and no workdir of `bert-jax finetune`; give a new --workdir")
         return
     changes = configs.differences(configs.read_run_config(workdir, FINETUNING), config)
@@ -172,7 +175,7 @@ def described(job: Job) -> str:
         return f"LoRA of rank {adapter.rank} on {', '.join(adapter.targets)}, and the head"
     if adapter is not None:
         return f"adapters of size {adapter.size} behind {' and '.join(adapter.places)}, norms, and the head"
-    return "the head" if freeze == "encoder" else f"all but the {'embeddings' if freeze == 'embeddings' else f'embeddings and the lowest {freeze}'}"
+    return "the head" if freeze == "encoder" else f"all but the {'embeddings' if freeze == 'embeddings' else f'lowest {freeze}, and the embeddings'}"
 
 
 def train_seed(job: Job, pretrained: LoadedModel, sets: TaskSets, seed: int, place: Path, oversight: Oversight) -> bool:
@@ -211,7 +214,7 @@ def train_seed(job: Job, pretrained: LoadedModel, sets: TaskSets, seed: int, pla
         try:
             _, finished = fit(
                 state, train_step=job.train_step, source=Source(job, sets, seed, patience), evaluate=evaluate, checkpoints=checkpoints, run_log=run_log, mesh=job.mesh,
-                cadence=Cadence(0, config["steps"], config["steps"], config["log_every"], every, every), hardware=Hardware.here(task_flops(job.blueprint.spec, config["length"], job.blueprint.trained), job.mesh.size), key=jax.random.fold_in(key, 2),
+                cadence=Cadence(0, config["steps"], config["steps"], config["log_every"], every, every), hardware=None, key=jax.random.fold_in(key, 2),
                 profiler=Profiler(place / "profile", None), stop=oversight.stop, watch=oversight.watch, last_good=first_state, limits=Limits(**config["bad_steps"]),
                 check_batch=lambda batch: None, describe=lambda step, values: f"step {step:>7,}  {shown(values)}",
             )

@@ -61,6 +61,8 @@ def make_job(config: dict[str, Any], model: dict[str, Any], sets: TaskSets, devi
     task = task_of(config, sets)
     blueprint, objective = make_blueprint(task.spec(model)), objective_of(config, sets)
     blueprint = dataclasses.replace(blueprint, trained=trained_part(blueprint.spec, blueprint.params, config["freeze"]))
+    if not blueprint.num_trained:
+        raise ConfigError(f"freeze is {config['freeze']!r}, and a model for task.kind={task.kind} has no head: nothing is left to train; freeze some layers, or set --config.adapt.kind=lora instead")
     mesh = make_mesh(**{axis: config["mesh"][axis] for axis in MESH_AXES}, devices=devices)
     check_mesh_divides(blueprint, mesh)
     check_batch_sizes(config | NO_RAMP, mesh.shape["data"] * mesh.shape["fsdp"])

@@ -1,5 +1,6 @@
 """A model's scores -> the metrics of its kind of task, and its answers in the words of the data."""
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,14 @@ def metric_names(task: TaskFile) -> tuple[str, ...]:
     if task.kind == "embedding":
         return ("spearman", "pearson") if has_similarities(task) else ("accuracy", "mrr@10")
     return NAMES[task.kind]
+
+
+def check_libraries(task: TaskFile) -> None:
+    """ImportError, before the first step, where the library of a task's metrics is not installed."""
+    of_kinds = {"classification": "sklearn", "choice": "sklearn", "multilabel": "sklearn", "regression": "scipy", "ranking": "pytrec_eval"}
+    needed = "scipy" if task.kind == "embedding" and has_similarities(task) else of_kinds.get(task.kind)
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        raise ImportError(f"the metrics of task.kind={task.kind} need {needed}: pip install 'bert-jax[finetune]'")
 
 
 def has_entities(task: TaskFile) -> bool:

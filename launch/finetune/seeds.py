@@ -1,5 +1,6 @@
 """What the runs of several seeds have in common: mean and spread of their scores, and which is the best."""
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ def write_summary(workdir: Path, metric: str, seeds: tuple[int, ...]) -> None:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Mean and standard deviation (of a sample; 0 for a single value)."""
+    """Mean and standard deviation (of a sample; 0 for a single value); nan where a seed has no score, as a correlation with a constant."""
+    if not all(map(math.isfinite, values)):  # which `statistics.stdev` fails on
+        return {"mean": math.nan, "std": math.nan}
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 

@@ -4,14 +4,13 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jinja2
-
 from launch.inspect.batch_statistics import BatchStatistics
 from launch.inspect.batch_view import BatchView
 from launch.inspect.decoded_rows import KINDS
 from launch.inspect.distribution import Bin, Distribution
 from launch.inspect.store_facts import UNITS, StoreFacts
 from launch.inspect.text import describe_sources, describe_text, megabytes, percent, spread, summary, view_facts
+from launch.pages import template_of
 
 SOURCES_SHOWN = 20
 SEQUENCES = {
@@ -36,19 +35,11 @@ def write_page(
 ) -> None:
     """Writes the page, under a temporary name first. views: by (sequences, choice); a string says why there is none. first: what is shown
     first. shares: of the stores in the mixture, adding up to 1. Raises OSError if it cannot be written."""
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1]]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    template = template_of(Path(__file__).parent, "inspect.html.j2")
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(
-            templates.get_template("inspect.html.j2").render(page(title, facts, views, first, shares)), encoding="utf-8", errors="replace"
-        )
+        temporary.write_text(template.render(page(title, facts, views, first, shares)), encoding="utf-8", errors="replace")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -21,8 +21,8 @@ def finetuning_page(workdir: Path) -> dict[str, Any]:
     config, config_problem = read_optional(workdir / "config.json", dict)
     environment, environment_problem = read_optional(workdir / "environment.json", dict)
     data, task, model = (read_optional(workdir / name, dict)[0] or {} for name in ("data.json", "task.json", "model.json"))
-    scores = read_optional(workdir / "scores.json", dict)[0] or {}
     config = config or {}
+    scores = scores_of_all(workdir, config)
     section = config.get("task") if isinstance(config.get("task"), dict) else {}
     seeds = seed_names(workdir, config)
     logs = {seed: read_seed_log(workdir / "seeds" / seed) for seed in seeds}
@@ -64,8 +64,19 @@ def finetuning_page(workdir: Path) -> dict[str, Any]:
 def seed_names(workdir: Path, config: dict[str, Any]) -> list[str]:
     """Of the seeds that have begun, in the order of the config."""
     begun = {path.parent.name for path in workdir.glob("seeds/*/metrics.jsonl")}
-    order = [plain(seed).removesuffix(".0") for seed in config.get("seeds") or []]
+    order = configured_seeds(config)
     return sorted(begun, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def configured_seeds(config: dict[str, Any]) -> list[str]:
+    return [plain(seed).removesuffix(".0") for seed in config.get("seeds") or []]
+
+
+def scores_of_all(workdir: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Of scores.json; {} if it is of other seeds than the config's: others were asked for since, whose runs are not over."""
+    scores = read_optional(workdir / "scores.json", dict)[0] or {}
+    wanted = configured_seeds(config)
+    return scores if not wanted or {str(record["seed"]) for record in scores.get("seeds") or []} == set(wanted) else {}
 
 
 def read_seed_log(place: Path) -> Log:
@@ -113,7 +124,6 @@ def _cards(config: dict, sets: dict, metric: str, scores: dict, records: dict, b
     always = number(baseline.get("scores") or {}, metric)
     seconds = [sum(end - begin for begin, end in log.stretches) for log in logs.values()]
     speeds = [speed for log in logs.values() for speed in series(log.train, "sequences_per_second")[1].tolist()]
-    mfu = [value for log in logs.values() for value in series(log.train, "mfu")[1].tolist()]
     words, steps = metric.replace("_", " "), [record["step"] for record in records.values()]
     tested = (scores.get("test") or {}).get(metric)
     mean = number(spread, "mean") if spread else statistics.fmean(values) if values and None not in values else None
@@ -125,7 +135,7 @@ def _cards(config: dict, sets: dict, metric: str, scores: dict, records: dict, b
         ("Evaluation examples", f"{evaluation['examples']:,}" if "examples" in evaluation else None, f"{test['examples']:,} more for the test" if test else "no test set"),
         ("Steps", plain(config["steps"]) if "steps" in config else None, f"of {config.get('batch_size', '?')} rows" + (f"; best at {_range(steps)}" if steps else "")),
         ("Training time", duration(sum(seconds)) if seconds else None, f"{duration(statistics.fmean(seconds))} a seed" if len(seconds) > 1 else "evaluations included"),
-        ("Median rows per second", figure(statistics.median(speeds)) if speeds else None, f"MFU {percent(statistics.median(mfu))}" if mfu else ""),
+        ("Median rows per second", figure(statistics.median(speeds)) if speeds else None, ""),
     ]
     if tested:
         cards[1] = ("Test " + words, score(number(tested, "mean")), f"± {score(number(tested, 'std'))}, once with each seed's best checkpoint")

@@ -7,8 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-import jinja2
-
+from launch.pages import template_of
 from launch.report.finetuning import finetuning_page
 from launch.report.pretraining import pretraining_page
 from launch.report.several import several_page
@@ -30,15 +29,8 @@ def write_report(workdir: Path) -> Path:
             f"{workdir / 'metrics.jsonl'} does not exist: there is no run to report; `bert-jax pretrain --workdir={workdir}` writes it, and so, each in "
             "files of its own, do finetune and glue"
         )
-    templates = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1]]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     report, temporary = workdir / "report.html", workdir / f".report.html.{os.getpid()}"
-    content = templates.get_template(template).render(page | {"nonce": secrets.token_urlsafe(18)})
+    content = template_of(Path(__file__).parent, template).render(page | {"nonce": secrets.token_urlsafe(18)})
     temporary.write_text(content, encoding="utf-8", errors="replace")
     os.replace(temporary, report)
     return report

@@ -7,7 +7,7 @@ from typing import Any
 
 from bert_jax.training.checkpoint_files import better
 from launch.finetune.seeds import GLUE, score_of, spread_of
-from launch.report.finetuning import read_seed_log
+from launch.report.finetuning import read_seed_log, scores_of_all
 from launch.report.run_log import number
 from launch.report.words import describe_model, duration, group_config, plain, read_optional, score, when, where
 
@@ -48,7 +48,8 @@ def several_page(workdir: Path) -> dict[str, Any]:
 
 def read_case(workdir: Path) -> Case:
     """mean: of the case's score, over its seeds; None before all are scored."""
-    config, scores, model = (read_optional(workdir / name, dict)[0] or {} for name in ("config.json", "scores.json", "model.json"))
+    config, model = (read_optional(workdir / name, dict)[0] or {} for name in ("config.json", "model.json"))
+    scores = scores_of_all(workdir, config)
     stretches = [stretch for log in map(read_seed_log, (path.parent for path in workdir.glob("seeds/*/metrics.jsonl"))) for stretch in log.stretches]
     name = workdir.name
     return {

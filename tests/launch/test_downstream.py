@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import shutil
 import signal
 from pathlib import Path
@@ -14,8 +15,9 @@ from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.watch import Watch
 from configs.finetune import classification
 from data_pipeline.tasks.batches import TaskBatches
+from launch import downstream
 from launch.cli import main
-from launch.downstream import Downstream, InsideWatch
+from launch.downstream import Downstream, InsideWatch, scores_to_log
 from launch.report.report import write_report
 from tests.launch.conftest import SMALL
 from tests.launch.finetune.test_finetune import SENTENCES, write
@@ -126,6 +128,47 @@ def test_a_run_that_is_over_has_a_trial_of_its_last_step_too(stopped_and_continu
     assert main(arguments(workdir, prepared.store, tasks, "--config.downstream.steps=12")) == 0
     assert [record["step"] for record in records(workdir, "downstream")] == [4, 8, 12] and records(workdir, "event")[-1]["event"] == "finished"
     assert (place / "one" / "seeds" / "0" / "scores.json").stat().st_mtime_ns > before
+
+
+def test_a_task_that_fails_by_itself_has_no_score_and_the_run_goes_on(stopped_and_continued, prepared, tasks, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(stopped_and_continued[0], workdir)
+
+    def fails(config, pretrained, place, *_, **__):
+        (place / "seeds" / "0" / "checkpoints").mkdir(parents=True)
+        raise RuntimeError(f"no memory for {place.name}")
+
+    monkeypatch.setattr(downstream, "finetune_model", fails)
+    assert main(arguments(workdir, prepared.store, tasks, "--config.downstream.steps=12")) == 0
+    (event,) = [record for record in records(workdir, "event") if (record["event"], record["step"]) == ("downstream", 12)]
+    assert "no memory for one" in event["detail"] and "no memory for two" in event["detail"] and [record["step"] for record in records(workdir, "downstream")] == [4, 8]
+    assert not list(workdir.glob("downstream/*/*/seeds/*/checkpoints"))
+
+
+def test_what_is_not_defined_is_no_score_and_a_suite_with_a_gap_has_no_average():
+    found = {name: {"eval": {"pearson": {"mean": value, "std": 0.0}}, "metric": "pearson", "seeds": [{"eval": {"pearson": value}}] * 2} for name, value in (("one", 0.5), ("two", math.nan))}
+    assert scores_to_log(found, whole_suite=True) == {"one/score": 0.5, "one/std": 0.0, "one/pearson": 0.5}
+    assert "average" not in scores_to_log({"one": found["one"]}, whole_suite=False)
+    assert scores_to_log({"one": found["one"]}, whole_suite=True)["average"] == 0.5
+
+
+PHASED = """
+from configs.quickstart import get_config as one_phase
+
+def get_config():
+    config = one_phase()
+    config.steps, config.phases = 0, [dict(steps=5), dict(steps=7)]
+    return config
+"""
+
+
+def test_steps_are_those_of_all_phases(prepared, tmp_path):
+    (tmp_path / "phased.py").write_text(PHASED)
+    small = [word for word in SMALL if not word.startswith(("--config=", "--config.steps"))]
+    tried = ["--config.downstream.steps=13", "--config.downstream.configs=classification"]
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        assert main(["pretrain", f"--config={tmp_path / 'phased.py'}", *small, f"--workdir={tmp_path / 'run'}", f"--config.data.path={prepared.store}", *tried]) == 1
+    assert "1 to 12" in errors.getvalue(), errors.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -121,11 +121,43 @@ def test_electra_with_its_generator_fills_masks_too(served, monkeypatch):
 def test_a_classifier_gives_its_classes(export):
     with serving(export("bert", NAMED)) as found:
         about = json.loads(found.send("GET", "/api/model")[2])
-        assert "fine-tuned for classification" in about["parts"]["fill_mask"] and about["parts"]["classify"] is None and not about["pairs"]
+        assert "fine-tuned for classification" in about["parts"]["fill_mask"] and about["parts"]["classify"] is None
         classes = answered(found, "/api/classify", {"text": "a fine module", "pair": ""})["classes"]
         assert {one["name"] for one in classes} == set(NAMED.labels)
         shares = [one["probability"] for one in classes]
         assert sum(shares) == pytest.approx(1) and shares == sorted(shares, reverse=True)
+
+
+@pytest.mark.parametrize("task", [NAMED, Task("multilabel", 3, "cls", 0.0, NAMED.labels, 64), Task("regression", 1, "cls", 0.0, None, 64)], ids=lambda task: task.kind)
+def test_an_exported_model_of_texts_or_of_pairs_takes_both(export, task):
+    found = trial.Trial(export("bert", task))
+    assert found.about()["pairs"] == "optional"
+    model, encode = found.loaded.blueprint.model(found.loaded.params), found.tokenizer.encode
+    for pair in ("", "an assertion fails"):
+        first, second = encode("the module is imported"), [*encode(pair), 3] if pair else []
+        row = [2, *first, 3, *second]
+        batch = {"input_ids": row, "segment_ids": [1] * len(row), "token_type_ids": [0] * (len(first) + 2) + [1] * len(second)}
+        scores = np.asarray(model({name: np.array([values]) for name, values in batch.items()}), np.float64)[0]
+        answer = found.classify("the module is imported", pair or " ")
+        if task.kind == "regression":
+            assert answer["score"] == pytest.approx(scores[0], abs=1e-4)
+            continue
+        expected = 1 / (1 + np.exp(-scores)) if task.kind == "multilabel" else np.exp(scores) / np.exp(scores).sum()
+        assert {one["name"]: one["probability"] for one in answer["classes"]} == pytest.approx(dict(zip(NAMED.labels, expected)), abs=1e-4)
+
+
+@pytest.mark.parametrize("column, pairs", [(None, None), ("other", "needed")])
+def test_a_workdir_knows_whether_it_was_trained_on_pairs(export, monkeypatch, column, pairs):
+    loaded = load_model(export("bert", NAMED))
+    loaded = dataclasses.replace(loaded, step=7, task=dataclasses.replace(loaded.task, columns=loaded.task.columns | {"text_pair": column}))
+    monkeypatch.setattr(trial, "load_model", lambda path: loaded)
+    found = trial.Trial(export("bert", NAMED))
+    assert found.about()["pairs"] == pairs
+    if pairs == "needed":
+        with pytest.raises(ValueError, match="give the second text too"):
+            found.classify("a fine module", " ")
+    else:
+        assert found.classify("a fine module", "ignored") == found.classify("a fine module", "")
 
 
 def test_a_head_that_did_not_come_with_the_model_predicts_nothing(export):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from bert_jax.interop.tasks import Task
 from tests.launch.demo.conftest import NAMED, serving
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -136,8 +137,19 @@ def test_a_part_that_the_model_lacks_is_a_line(export, opened):
     with serving(export("bert", NAMED)) as found:
         page = opened(found.server.address)
         assert "fine-tuned for classification" in page.locator("#fill_mask .missing").text_content()
-        assert page.locator("#fill_mask form").count() == 0 and not page.locator("#replaced").is_visible() and not page.locator("#classify-pair").is_visible()
+        assert page.locator("#fill_mask form").count() == 0 and not page.locator("#replaced").is_visible()
         page.locator("#classify-text").fill("a module")
         page.get_by_role("button", name="Classify").click()
         page.wait_for_selector("#classes .bar")
         assert set(page.locator("#classes .token").all_text_contents()) == set(NAMED.labels)
+
+
+def test_a_model_that_may_be_of_pairs_has_a_box_for_the_second_text(export, opened):
+    with serving(export("bert", Task("regression", 1, "cls", 0.0, None, 64))) as found:
+        page = opened(found.server.address)
+        for pair in ("", "an assertion fails"):
+            page.locator("#classify-text").fill("a module")
+            page.get_by_label("Second text, if the model was fine-tuned on pairs").fill(pair)
+            page.get_by_role("button", name="Classify").click()
+            expected = found.ask("/api/classify", {"text": "a module", "pair": pair})[1]["score"]
+            page.wait_for_function("score => document.querySelector('#classes .score')?.textContent === score", arg=f"{expected:.3f}")

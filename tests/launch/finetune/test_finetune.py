@@ -14,8 +14,9 @@ from bert_jax.training.checkpoint import Checkpoints
 from data_pipeline.tasks.batches import TaskBatches
 from data_pipeline.tasks.task_data import TaskData
 from launch.cli import main
-from launch.config import load
+from launch.config import ConfigError, load
 from launch.finetune.fields import FINETUNING
+from launch.finetune.finetune import check_continues
 from launch.finetune.scoring import metric_names
 from launch.finetune.sets import columns_of
 from launch.finetune.task_file import TaskFile
@@ -241,6 +242,19 @@ def test_a_changed_run_is_refused_in_words(classified, trained, tmp_path):
     (tmp_path / "full" / "mine.txt").write_text("mine")
     assert "is not empty" in refused("finetune", *SMALL, *data, f"--init={trained}", f"--workdir={tmp_path / 'full'}")
     assert "was not fine-tuned" in refused("predict", f"--model={trained}", f"--input={other}")
+    vectors = ["finetune", *SMALL, *data_of("embedding", tmp_path), f"--init={trained}", f"--workdir={tmp_path / 'frozen'}", "--config.freeze=encoder"]
+    assert "freeze is 'encoder'" in refused(*vectors) and not (tmp_path / "frozen").exists()
+
+
+def test_what_a_kill_at_the_very_start_leaves_can_be_gone_on_from(tmp_path):
+    for name in ("tokenizer", "tokenizer.tmp"):
+        (tmp_path / name).mkdir()
+    for name in (".lock", "config.json", "exit_reason.json", "stacks-0.txt"):
+        (tmp_path / name).write_text("{}")
+    check_continues({}, {}, tmp_path, False)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty"):
+        check_continues({}, {}, tmp_path, False)
 
 
 def test_a_label_that_training_lacks_is_named_with_its_line(classified, trained, tmp_path):

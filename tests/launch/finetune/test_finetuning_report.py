@@ -127,6 +127,26 @@ def test_a_run_that_goes_on_and_one_of_an_earlier_version_have_pages(tmp_path):
     assert "config.json could not be read" in page_of(old).words
 
 
+def test_seeds_that_were_asked_for_later_make_the_old_mean_no_result(tmp_path):
+    workdir = write_workdir(tmp_path / "schedule.peak=1e-3", [0.8, 0.9])
+    config = read_json(workdir / "config.json")
+    (workdir / "config.json").write_text(json.dumps(config | {"seeds": [0.0, 1.0, 2.0]}))
+    page = page_of(workdir)
+    assert "2 of 3 seeds scored" in page.words and "fine-tuning finished" not in page.words and "not all seeds are scored" in page.words
+    assert "mean" not in page.words.split("Scores")[1].split("Labels")[0].split() and "± 0.0707" not in page.words
+    page = page_of(tmp_path)
+    assert "0 of 1 are scored" in page.words and "0.8500" not in page.words
+    (workdir / "config.json").write_text(json.dumps(config | {"seeds": [1, 0]}))
+    assert "fine-tuning finished" in page_of(workdir).words and "1 of 1" not in page_of(tmp_path).words
+
+
+def test_rows_of_many_lengths_have_no_mfu(tmp_path):
+    workdir = write_workdir(tmp_path / "run", [0.8])
+    (workdir / "seeds/0/metrics.jsonl").write_text("".join(json.dumps(train(step, mfu=0.4321)) + "\n" for step in (10, 20)))  # as earlier versions logged it
+    page = page_of(workdir)
+    assert "Median rows per second 100" in page.words and "MFU" not in page.words and "43.2" not in page.words
+
+
 def test_a_sweep_names_the_best_and_draws_its_grid(tmp_path):
     for peak, size, mean in (("1e-3", 8, 0.7), ("1e-3", 16, 0.9), ("1e-4", 8, 0.6)):
         write_workdir(tmp_path / f"schedule.peak={peak},batch_size={size}", [mean - 0.1, mean + 0.1], batch_size=size)
