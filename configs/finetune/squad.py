@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config.task.kind, config.task.format, config.task.metric = "span", "squad", "f1"
     config.task.train, config.task.eval = "train-v1.1.json", "dev-v1.1.json"
     config.task.text, config.task.text_pair, config.task.label = "question", "context", "answers"
+    config.head.dropout = 0.0  # as in BERT's code and transformers
     config.task.stride, config.task.answer_length = 128, 30
     config.steps, config.length, config.schedule.peak = "2 epochs", 384, 5e-5
     return config
