@@ -192,7 +192,7 @@ def test_one_run_at_a_time_in_a_workdir(trained, prepared, capsys):
 
     with locked(trained):
         assert main(["pretrain", *SMALL, f"--workdir={trained}", f"--config.data.path={prepared.store}"]) == 1
-    assert "another process is pretraining" in capsys.readouterr().err
+    assert "another process is training" in capsys.readouterr().err
 
 
 def test_bad_input_gets_one_clear_line(trained, prepared, corpus, tmp_path, capsys):
