@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from bert_jax.model.depth import heights
 from bert_jax.model.families import build_spec
 from bert_jax.model.spec import Compute
 from bert_jax.sharding import MESH_AXES, RULES, make_mesh
@@ -105,7 +106,8 @@ def build_run(config: dict[str, Any], mask_id: int | None = None, devices: list[
 def schedule_and_optimizer(config: dict[str, Any], blueprint: Blueprint) -> tuple[Schedule, Any]:
     """Of a config whose lengths are numbers of steps. The optimizer remembers what `bad_steps` needs."""
     ends = {"total_steps": config["steps"]} if config["schedule"].get("total_steps") == 0 else {}
-    tx = make_optimizer(OptimizerSpec(**config["optimizer"] | {"exclude": tuple(config["optimizer"]["exclude"])}), blueprint.trained.names(blueprint.axes))
+    spec = OptimizerSpec(**config["optimizer"] | {"exclude": tuple(config["optimizer"]["exclude"])})
+    tx = make_optimizer(spec, *map(blueprint.trained.names, (blueprint.axes, heights(blueprint.params, blueprint.spec))))
     return Schedule(**config["schedule"] | ends), remembering(tx, Limits(**config["bad_steps"]))
 
 

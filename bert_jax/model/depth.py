@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from bert_jax.model.spec import AnySpec
@@ -24,6 +25,23 @@ def holders(spec: AnySpec) -> list[tuple[str, tuple[int, ...], bool]]:
     if period == 1:
         return [*apart, (prefix, tuple(range(first, encoder.num_layers)), True)]
     return apart + [(f"{prefix}blocks.{index}.", tuple(range(first + index, encoder.num_layers, period)), True) for index in range(period)]
+
+
+def heights(params: dict, spec: AnySpec) -> dict:
+    """Which layer from the last one, 1, each parameter is of, as a tree like the parameters: float64 numpy arrays, [layers] where layers are stacked, [] elsewhere. The
+    embeddings below n layers have n + 1; all outside of them 0. Each of two encoders counts its own."""
+    found = {path: np.zeros(()) for path in traverse_util.flatten_dict(params, sep=".")}
+    generator = getattr(spec, "generator", None)
+    for above, part in (("", spec), *([("generator.", generator)] if generator is not None else [])):
+        places = [(f"{above}{prefix}", numbers, stacked) for prefix, numbers, stacked in holders(part)]
+        count = 1 + max(number for _, numbers, _ in places for number in numbers)
+        for path in found:
+            if path.startswith(f"{above}encoder.embed."):
+                found[path] = np.asarray(count + 1.0)
+            for prefix, numbers, stacked in places:
+                if path.startswith(prefix):
+                    found[path] = count - np.asarray(numbers if stacked else numbers[0], np.float64)
+    return traverse_util.unflatten_dict(found, sep=".")
 
 
 def layers_of(params: dict, spec: AnySpec) -> list[Layer]:

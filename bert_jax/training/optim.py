@@ -68,9 +68,12 @@ class OptimizerSpec:
                 raise ValueError(f"optimizer.{field} is {value}; it must be {range_}")
 
 
-def make_optimizer(spec: OptimizerSpec, axes: Tree) -> optax.GradientTransformation:
+def make_optimizer(spec: OptimizerSpec, axes: Tree, heights: Tree | None = None) -> optax.GradientTransformation:
     """From gradients to updates that are still to be multiplied by minus the learning rate (the train step does, so that no state holds a count of
-    the schedule's). axes: the parameters' tree with a tuple of logical axes at each leaf (`Blueprint.axes`)."""
+    the schedule's). axes: the parameters' tree with a tuple of logical axes at each leaf (`Blueprint.axes`). heights: where each parameter stands (`bert_jax.model.depth.heights`); ValueError
+    if layer_decay needs them and they are not given."""
+    if spec.layer_decay != 1.0 and heights is None:
+        raise ValueError(f"optimizer.layer_decay is {spec.layer_decay}, but which layers the parameters are of was not given; give heights, or set it to 1.0")
     adapted = jax.tree.map_with_path(lambda path, _: not _matches(path, spec.exclude), axes, is_leaf=is_axes)
     stacked = jax.tree.map(lambda names: names[0] == "layers", axes, is_leaf=is_axes)
     steps = [optax.clip_by_global_norm(spec.clip_norm)] if spec.clip_norm else []
@@ -81,7 +84,7 @@ def make_optimizer(spec: OptimizerSpec, axes: Tree) -> optax.GradientTransformat
     if spec.name.startswith("lamb"):
         steps.append(scale_by_layer_trust_ratio(adapted, stacked))
     if spec.layer_decay != 1.0:
-        steps.append(scale_by_depth(spec.layer_decay, stacked))
+        steps.append(scale_by_depth(spec.layer_decay, heights))
     return optax.chain(*steps)
 
 

@@ -161,60 +161,18 @@ def on_matrices(inner: optax.GradientTransformation, axes: Tree) -> optax.Gradie
     return optax.GradientTransformation(lambda params: inner.init(views(params)), update)
 
 
-def scale_by_depth(layer_decay: float, stacked: Tree) -> optax.GradientTransformation:
+def scale_by_depth(layer_decay: float, heights: Tree) -> optax.GradientTransformation:
     """Multiplies the update of layer i (from 0) of n by layer_decay^(n - i), of the embeddings below them by layer_decay^(n + 1), of all
-    else by 1.
+    else by 1. heights: those exponents (`bert_jax.model.depth.heights`), of whole stacks; updates may be of their highest layers alone.
 
-    BEiT's convention (Bao et al. 2021); ELECTRA's code (Clark et al. 2020) has one power more for every layer and for the embeddings. The
-    embeddings' n is that of the layers beside them: `encoder/layers`, and `encoder/first` if some are held apart, for `encoder/embed`. ValueError where
-    there are none.
+    BEiT's convention (Bao et al. 2021); ELECTRA's code (Clark et al. 2020) has one power more for every layer and for the embeddings.
     """
-    is_stacked = {path_names(path): value for path, value in jax.tree.leaves_with_path(stacked)}
 
-    def scale_all(updates, params):
-        heights = _heights({path_names(path): update.shape for path, update in jax.tree.leaves_with_path(updates)}, is_stacked)
+    def scale(update, height):
+        factors = (layer_decay**height).astype(np.float32)
+        return update * (factors[factors.size - update.shape[0] :].reshape(-1, *[1] * (update.ndim - 1)) if factors.ndim else factors)
 
-        def scale(path, update):
-            names = path_names(path)
-            if names in heights:
-                factors = layer_decay ** np.asarray(heights[names], np.float32)
-                return update * factors.reshape(-1, *[1] * (update.ndim - 1)) if is_stacked[names] else update * factors
-            if "embed" in names:
-                raise ValueError(f"optimizer.layer_decay is {layer_decay}, but beside {'/'.join(names)} there are no layers; set it to 1.0")
-            return update
-
-        return jax.tree.map_with_path(scale, updates)
-
-    return _stateless(scale_all)
-
-
-def _heights(shapes: dict[tuple[str, ...], tuple[int, ...]], is_stacked: dict[tuple[str, ...], bool]) -> dict[tuple[str, ...], Any]:
-    """Which layer from the last one, 1, each parameter of layers and embeddings is of; of stacked ones an array [layers]. Layers are `first/NUMBER`, below
-    `layers`, which are one stack, or `layers/blocks/NUMBER`: stacks of every so-manyth layer. Lower ones may be missing."""
-    periods, kinds, apart = ({} for _ in range(3))  # of the layers at a place in the tree
-
-    def number(names: tuple[str, ...], at: int) -> int:
-        return int(names[at]) if len(names) > at and names[at].isdecimal() else 0
-
-    places = {}  # name of a parameter -> (the place, sort of part, its number among its sort)
-    for names, shape in shapes.items():
-        if is_stacked[names]:
-            at = names.index("layers")
-            places[names] = names[:at], "layers", number(names, at + 2)
-            periods[names[:at]] = max(periods.get(names[:at], 0), shape[0])
-            kinds[names[:at]] = max(kinds.get(names[:at], 0), places[names][2] + 1)
-        elif part := next((part for part in ("first", "embed") if part in names), None):
-            at = names.index(part)
-            places[names] = names[:at], part, number(names, at + 1)
-            if part == "first":
-                apart[names[:at]] = max(apart.get(names[:at], 0), places[names][2] + 1)
-    heights = {}
-    for names, (place, part, index) in places.items():
-        if part == "layers":
-            heights[names] = np.arange(shapes[names][0] - 1, -1, -1) * kinds[place] + kinds[place] - index
-        elif place in periods:
-            heights[names] = periods[place] * kinds[place] + (apart.get(place, 0) - index if part == "first" else apart.get(place, 0) + 1)
-    return heights
+    return _stateless(lambda updates, params: jax.tree.map(scale, updates, heights))
 
 
 def muon_matrices(axes: Tree) -> Tree:

@@ -40,13 +40,19 @@ def make_encoder(layers=2, embed=8, heads=2, head_dim=3, mlp=12, vocab=10, std=0
     return jax.tree.map(make, ENCODER_AXES, is_leaf=is_axes)
 
 
-def with_rate(spec, axes, schedule=CONSTANT):
+def encoder_heights(layers):
+    """As `depth.heights` of a model's own tree."""
+    places = {"embed": np.asarray(layers + 1.0), "layers": np.arange(layers, 0.0, -1), "head": np.zeros(())}
+    return {part: jax.tree.map(lambda _: places[part], axes, is_leaf=is_axes) for part, axes in ENCODER_AXES.items()}
+
+
+def with_rate(spec, axes, schedule=CONSTANT, heights=None):
     """The optimizer with its learning rate, which the train step applies otherwise."""
-    return optax.chain(make_optimizer(spec, axes), optax.scale_by_learning_rate(schedule))
+    return optax.chain(make_optimizer(spec, axes, heights), optax.scale_by_learning_rate(schedule))
 
 
-def run(spec, gradients, params, axes, *, schedule=CONSTANT):
-    tx = with_rate(spec, axes, schedule)
+def run(spec, gradients, params, axes, *, schedule=CONSTANT, heights=None):
+    tx = with_rate(spec, axes, schedule, heights)
     params = jax.tree.map(jnp.asarray, params)
     state, update = tx.init(params), jax.jit(tx.update, compiler_options={"xla_backend_optimization_level": 0})  # quick to compile
     for gradient in gradients:

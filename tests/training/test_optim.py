@@ -10,13 +10,27 @@ import optax
 import pytest
 import torch
 
+from bert_jax.model.depth import heights
 from bert_jax.model.families import build_spec
 from bert_jax.training.named_fields import OPTIMIZERS
 from bert_jax.training.optim import OptimizerSpec
 from bert_jax.training.state import make_blueprint
-from bert_jax.training.transformations import is_axes, scale_by_depth
+from bert_jax.training.transformations import scale_by_depth
 from launch.config import load
-from tests.training.small_trees import B1, B2, CONSTANT, DECAY, ENCODER_AXES, EPS, RATE, make_encoder, run, spec_of, with_rate
+from tests.training.small_trees import (
+    B1,
+    B2,
+    CONSTANT,
+    DECAY,
+    ENCODER_AXES,
+    EPS,
+    RATE,
+    encoder_heights,
+    make_encoder,
+    run,
+    spec_of,
+    with_rate,
+)
 
 STEPS = 6
 ELEMENTWISE = ("adamw", "adamw_bert", "lamb_v1", "lamb_nvidia", "stable_adamw")
@@ -145,7 +159,7 @@ def test_lamb_nvidia_without_stacks_and_exclusions_equals_optax_lamb():
 @pytest.mark.parametrize("name", ["lamb_v1", "muon"])
 def test_layer_decay_slows_what_is_far_from_the_heads(name):
     params, gradients = make_encoder(layers=3), [make_encoder(layers=3, key=1)]
-    full, slowed = (run(spec_of(name, layer_decay=decay), gradients, params, ENCODER_AXES) for decay in (1.0, 0.5))
+    full, slowed = (run(spec_of(name, layer_decay=decay), gradients, params, ENCODER_AXES, heights=encoder_heights(3)) for decay in (1.0, 0.5))
     moved = jax.tree.map(np.subtract, full, params), jax.tree.map(np.subtract, slowed, params)
 
     def check(fast, slow, factor):
@@ -157,27 +171,28 @@ def test_layer_decay_slows_what_is_far_from_the_heads(name):
         jax.tree.map(lambda fast, slow: check(fast[layer], slow[layer], factor), *(tree["layers"] for tree in moved))
 
 
-@pytest.mark.parametrize("config", ["bert_tiny", "modernbert_base", "deberta_v2_xlarge"])
+@pytest.mark.parametrize("config", ["bert_tiny", "modernbert_base", "deberta_v2_xlarge", "electra_small"])
 def test_layers_held_apart_and_in_periods_have_their_places(config):
     """Of a model's own tree: its layers, however they are stacked, go down by one power each, the embeddings by one more."""
     blueprint = make_blueprint(build_spec(load(config, ["config.model.vocab_size=1000"])["model"]))
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape[:1], np.float32), blueprint.params)
-    stacked = jax.tree.map(lambda names: names[0] == "layers", blueprint.axes, is_leaf=is_axes)
-    tx = scale_by_depth(0.5, stacked)
-    scaled = tx.update(ones, tx.init(ones), ones)[0]["encoder"]
+    tx = scale_by_depth(0.5, heights(blueprint.params, blueprint.spec))
+    whole = tx.update(ones, tx.init(ones), ones)[0]
+    scaled = whole["encoder"]
     layers = scaled["layers"].get("blocks", {"0": scaled["layers"]})
     found = [scaled["first"][name]["mlp"]["up"]["kernel"][0] for name in sorted(scaled.get("first", {}))]
     found += np.stack([layers[name]["mlp"]["up"]["kernel"] for name in sorted(layers)], axis=1).ravel().tolist()
     count = blueprint.spec.encoder.num_layers
     assert found == [0.5 ** (count - layer) for layer in range(count)]
     assert scaled["embed"]["tokens"]["embedding"][0] == 0.5 ** (count + 1)
+    assert {leaf[0] for part in whole if part.endswith("head") for leaf in jax.tree.leaves(whole[part])} == {1.0}
+    if "generator" in whole:  # by its own depth
+        np.testing.assert_array_equal(whole["generator"]["encoder"]["layers"]["mlp"]["up"]["kernel"], [0.5 ** (12 - layer) for layer in range(12)])
 
 
-def test_layer_decay_without_a_stack_is_refused():
-    tx = with_rate(spec_of("adamw", layer_decay=0.9), {"embed": {"tokens": ("vocab", "embed")}})
-    params = {"embed": {"tokens": np.ones((3, 2), np.float32)}}
-    with pytest.raises(ValueError, match="layer_decay is 0.9, but beside embed/tokens there are no layers"):
-        tx.update(params, tx.init(params), params)
+def test_layer_decay_without_layers_is_refused():
+    with pytest.raises(ValueError, match="layer_decay is 0.9, but which layers the parameters are of was not given"):
+        with_rate(spec_of("adamw", layer_decay=0.9), {"embed": {"tokens": ("vocab", "embed")}})
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -186,7 +201,7 @@ def test_the_program_does_not_grow_with_the_layers(name):
 
     def program(layers):
         params = make_encoder(layers=layers)
-        tx = with_rate(spec_of(name, layer_decay=0.9, clip_norm=1.0), ENCODER_AXES)
+        tx = with_rate(spec_of(name, layer_decay=0.9, clip_norm=1.0), ENCODER_AXES, heights=encoder_heights(layers))
         return jax.jit(tx.update).lower(params, tx.init(params), params)
 
     two, eight = program(2), program(8)

@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from bert_jax.model.adapter_spec import BottleneckSpec, LoraSpec
 from bert_jax.model.adapters import is_added
+from bert_jax.model.depth import heights
 from bert_jax.model.families.tasks import task_spec
 from bert_jax.model.spec import Compute
 from bert_jax.sharding import make_mesh
@@ -56,7 +57,7 @@ class Trial:
         blueprint = make_blueprint(spec)
         self.blueprint = dataclasses.replace(blueprint, trained=trained_part(spec, blueprint.params, freeze))
         settings = dict(b1=B1, b2=0.999, eps=1e-6, weight_decay=0.1, clip_norm=0.0, exclude=("norm",)) | optimizer
-        tx = make_optimizer(OptimizerSpec(**{"name": "adamw_bert"} | settings), self.blueprint.trained.names(blueprint.axes))
+        tx = make_optimizer(OptimizerSpec(**{"name": "adamw_bert"} | settings), *map(self.blueprint.trained.names, (blueprint.axes, heights(blueprint.params, spec))))
         mesh = make_mesh(devices=jax.devices()[:1])
         abstract = abstract_state(self.blueprint, tx, mesh)
         step = make_train_step(self.blueprint, Classification(), tx, Schedule(peak=1e-2, warmup_steps=0, name="constant"), Compute(), abstract, mesh, accumulate=accumulate)
