@@ -7,6 +7,7 @@ In go the run's config and state; out come those files and lines of metrics.json
 copy of the parameters, so that the run goes on with the bits that it would have had.
 """
 
+import dataclasses
 import gc
 import json
 import logging
@@ -44,19 +45,31 @@ EVENT = "downstream"
 log = logging.getLogger("bert_jax")
 
 
-class Downstream:
-    """`bert_jax.training.loop.Trials` of a run. tasks: by name, their configs. fingerprints: of their data."""
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """fingerprint: of its data. train, eval: how many examples there are to train on and to score."""
 
-    def __init__(self, section: dict[str, Any], tasks: dict[str, dict], fingerprints: dict[str, str], run: Run, workdir: Path, oversight: Oversight, *, last: int):
-        self.every, self.steps, self.last = section["every"], {int(step) for step in section["steps"]}, last
-        self.tasks, self.fingerprints, self.run, self.workdir, self.oversight = tasks, fingerprints, run, workdir, oversight
+    config: dict[str, Any]
+    fingerprint: str
+    train: int
+    eval: int
+
+    def __str__(self) -> str:
+        return f"{self.train:,} examples to train on, {self.eval:,} to score"
+
+
+class Downstream:
+    """`bert_jax.training.loop.Trials` of a run. steps: with a trial. tasks: by name."""
+
+    def __init__(self, steps: list[int], tasks: dict[str, Task], run: Run, workdir: Path, oversight: Oversight):
+        self.steps, self.tasks, self.run, self.workdir, self.oversight = frozenset(steps), tasks, run, workdir, oversight
 
     def due(self, step: int) -> bool:
-        return step in self.steps or (self.every > 0 and (step % self.every == 0 or step == self.last))
+        return step in self.steps
 
     def pending(self, step: int, run_log: RunLog) -> bool:
         """Whether the run was stopped before the trial of this step had ended."""
-        return self.due(step) and step > 0 and not from_first(lambda: run_log.has_event(EVENT, step))
+        return self.due(step) and not from_first(lambda: run_log.has_event(EVENT, step))
 
     def __call__(self, state: TrainState, run_log: RunLog) -> None:
         step = int(state.step)
@@ -66,13 +79,16 @@ class Downstream:
         params = jax.device_get(whole(state.params, replicated(self.run.mesh)))
         section = read_model_section(self.workdir, step)
         pretrained = LoadedModel(section, self.run.blueprint, params, self.workdir / "tokenizer", f"{self.workdir} at step {step}", step).encoder_alone()
-        made_of = {"init": digest_of_all(pretrained.params), "tasks": self.tasks, "data": self.fingerprints}
+        made_of = {
+            "init": digest_of_all(pretrained.params), "tasks": {name: task.config for name, task in self.tasks.items()},
+            "data": {name: task.fingerprint for name, task in self.tasks.items()},
+        }
         from_first(lambda: begin_anew(place, made_of))
         found, failed = {}, {}
-        for name, config in self.tasks.items():
+        for name, task in self.tasks.items():
             log.info("step %d: %s", step, name)
             try:
-                if finetune_model(config, pretrained, place / name, inside, keep_models=False):
+                if finetune_model(task.config, pretrained, place / name, inside, keep_models=False):
                     raise Interrupted
                 found[name] = from_first(lambda: summary(place / name))
             except Interrupted:
@@ -127,41 +143,45 @@ def begin_anew(place: Path, made_of: dict[str, Any]) -> None:
 
 
 def open_downstream(config: dict[str, Any], run: Run, last: int, tokenizer_dir: Path | None, workdir: Path, oversight: Oversight) -> Downstream | None:
-    """None if the config has no trials. config: resolved. last: step of the run. Opens the data of every task once, so that all that cannot be is found before the run:
-    ConfigError or TaskDataError."""
-    section = config["downstream"]
-    steps = check_steps(section, last)
-    if not steps and not section["every"]:
+    """None if the config has no trials. config: resolved. last: step of the run. All that cannot be is found before the run: ConfigError or ImportError."""
+    steps = steps_of(config["downstream"], last)
+    if not steps:
         return None
+    return Downstream(steps, open_tasks(config, run, tokenizer_dir, oversight.watch), run, workdir, oversight)
+
+
+def open_tasks(config: dict[str, Any], run: Run, tokenizer_dir: Path | None, watch: Watch) -> dict[str, Task]:
+    """By name. Opens the data of every task once, and keeps none."""
     if jax.process_count() > 1:
         raise ConfigError(
             f"downstream trials need one process, and this run has {jax.process_count()}; set --config.downstream.every=0 --config.downstream.steps= and keep checkpoints "
             "(checkpoint.keep_every), which bert-jax glue and finetune take one by one"
         )
-    tasks, fingerprints = tasks_of(section), {}
-    for name, task in tasks.items():
-        oversight.watch.begins(f"opening the data of the downstream task {name}", slow=True)
+    tasks = {}
+    for name, task in configs_of(config["downstream"]).items():
+        watch.begins(f"opening the data of the downstream task {name}", slow=True)
         try:
             alone = section_alone(config["model"], run.blueprint)
             _, sets, _ = prepare(task, LoadedModel(alone, run.blueprint, {}, tokenizer_dir, "the run's data", None))
         except (ValueError, OSError) as error:
             raise ConfigError(f"downstream task {name}: {error}") from None
-        fingerprints[name] = sets.fingerprint
-        log.info("downstream task %s: %s examples to train on, %s to score", name, f"{len(sets.train.examples):,}", f"{len(sets.eval.examples):,}")
-    return Downstream(section, tasks, fingerprints, run, workdir, oversight, last=last)
+        tasks[name] = Task(task, sets.fingerprint, len(sets.train.examples), len(sets.eval.examples))
+        log.info("downstream task %s: %s", name, tasks[name])
+    return tasks
 
 
-def check_steps(section: dict[str, Any], last: int) -> list[int]:
-    steps = section["steps"]
+def steps_of(section: dict[str, Any], last: int) -> list[int]:
+    """The steps with a trial, ascending. last: step of the run, which trials by `every` have too."""
+    steps, every = section["steps"], section["every"]
     if any(not isinstance(step, int | float) or not 0 < step <= last or step != int(step) for step in steps):
         raise ConfigError(f"downstream.steps is {tuple(steps)}; give steps of the run, from 1 to {last}, such as {max(last // 2, 1)},{last}")
-    if section["every"] < 0:
-        raise ConfigError(f"downstream.every is {section['every']}; give a number of steps, or 0 for none")
-    return [int(step) for step in steps]
+    if every < 0:
+        raise ConfigError(f"downstream.every is {every}; give a number of steps, or 0 for none")
+    return sorted({*map(int, steps), *((*range(every, last, every), last) if every else ())})
 
 
-def tasks_of(section: dict[str, Any]) -> dict[str, dict]:
-    """The configs of the tasks, by name."""
+def configs_of(section: dict[str, Any]) -> dict[str, dict]:
+    """Those of the tasks, by name."""
     try:
         overrides = [f"config.{word.removeprefix('--').removeprefix('config.')}" for word in shlex.split(section["overrides"])]
     except ValueError as error:

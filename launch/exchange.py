@@ -1,6 +1,5 @@
 """`bert-jax export` and `bert-jax import`: between workdirs and Hugging Face or original TensorFlow directories."""
 
-import json
 import logging
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from bert_jax.interop import architectures, huggingface, tf_bert, verify
 from bert_jax.interop.peft_adapter import export_adapter
 from bert_jax.interop.tasks import Task
 from bert_jax.model.adapter_spec import LoraSpec
+from bert_jax.training.run_log import read_records
 from launch.config import ConfigError, read_json, read_run_config
 from launch.finetune.card import card_facts as task_facts
 from launch.first_weights import check_empty, parameters_of, with_vocabulary_of, write_start
@@ -71,11 +71,9 @@ def card_facts(workdir: Path, step: int) -> dict:
     facts: dict = {"step": step}
     if (workdir / "config.json").exists():
         facts["config"] = without_places(read_run_config(workdir))
-    if (workdir / "metrics.jsonl").exists():
-        records = (json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines() if line.endswith("}"))
-        held_out = [record for record in records if record["split"] == "eval" and record["step"] == step]
-        if held_out:
-            facts["evaluation"] = {name: value for name, value in held_out[-1].items() if name not in ("split", "time", "step")}
+    held_out = [record for record in read_records(workdir / "metrics.jsonl") if record["split"] == "eval" and record["step"] == step]
+    if held_out:
+        facts["evaluation"] = {name: value for name, value in held_out[-1].items() if name not in ("split", "time", "step")}
     return facts
 
 

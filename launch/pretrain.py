@@ -36,7 +36,7 @@ from launch.phases import Phase, phases_of
 from launch.report.report import write_report
 from launch.report.run_texts import config_table, data_table, samples_table
 from launch.report.samples import write_samples
-from launch.run import Run, build_run, copy_tokenizer, environment, fresh_state, step_of
+from launch.run import Run, attention_in_words, build_run, copy_tokenizer, environment, fresh_state, step_of
 from launch.teacher import open_teacher, place_teacher
 from launch.workdir_lock import locked
 
@@ -321,7 +321,10 @@ def describe(config: dict, stages: list[Stage], workdir: Path, origin: str) -> N
         "%s: %d layers x %d, vocabulary %s, %.1fM parameters", model["family"], model["num_layers"], model["hidden_size"],
         f"{model['vocab_size']:,}", run.blueprint.num_params / 1e6,
     )
-    log.info("%s device(s), mesh %s, %s, attention by %s", jax.device_count(), dict(run.mesh.shape), run.compute.dtype, run.compute.attention)
+    attention = attention_in_words(
+        config["compute"]["attention"], run.compute, run.blueprint.spec.encoder.kinds, [stage.config["length"] for stage in stages], run.mesh.devices.flat[0].device_kind
+    )
+    log.info("%s device(s), mesh %s, %s, attention by %s", jax.device_count(), dict(run.mesh.shape), run.compute.dtype, attention)
     for stage in stages:
         log.info("%s: %s", stage.phase, describe_phase(stage))
     log.info("workdir %s: starting from %s", workdir, origin)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from bert_jax.training.checkpoint import Checkpoints
+from bert_jax.training.run_log import read_records
 from launch.config import write_json
 
 MARKER = "quickstart.json"  # only a directory that holds it is ever removed
@@ -114,7 +115,7 @@ def run_and_kill(arguments: list[str], run: Path) -> int | None:
 
 
 def summary(run: Path, model: Path, examples: list[dict], killed_at: int | None, seconds: float) -> None:
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    records = read_records(run / "metrics.jsonl")
     training = [record for record in records if record["split"] == "train"]
     held_out = [record for record in records if record["split"] == "eval"]
     newest = Checkpoints(run / "checkpoints").steps()[-1]

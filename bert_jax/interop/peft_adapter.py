@@ -17,7 +17,7 @@ from bert_jax.interop import architectures, tasks, weights
 from bert_jax.interop.huggingface import PRODUCER
 from bert_jax.interop.weights import Weight
 from bert_jax.model.adapter_spec import LoraSpec
-from bert_jax.model.adapters import LORA, with_lora_merged
+from bert_jax.model.adapters import LORA
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."  # of PEFT's names
@@ -70,7 +70,8 @@ def adapter_tensors(params: dict, model_section: dict, task: tasks.Task, lora: L
             tensors |= {f"{PREFIX}{module}.lora_A.weight": a, f"{PREFIX}{module}.lora_B.weight": b}
             ranks[module] = len(a)
     saved = list(dict.fromkeys(saved))
-    plain = weights.to_tensors(with_lora_merged(params, lora), spec, naming)
+    without_changes = {path: leaf for path, leaf in flat.items() if LORA not in path.split(".")}
+    plain = weights.to_tensors(traverse_util.unflatten_dict(without_changes, sep="."), spec, naming)
     tensors |= {PREFIX + name: array for name, array in plain.items() if name.rpartition(".")[0] in saved}
     return tensors, ranks, saved
 

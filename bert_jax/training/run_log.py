@@ -1,11 +1,13 @@
-"""The log of a run: metrics, events and texts enter; lines of metrics.jsonl, TensorBoard's tags and those of further trackers leave."""
+"""The log of a run: metrics, events and texts enter; lines of metrics.jsonl, TensorBoard's tags and those of further trackers leave.
+
+Those lines are read here too."""
 
 import json
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
@@ -27,7 +29,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """WORKDIR/tensorboard. What an earlier session logged past `start_step` is hidden: it will be logged again.
+    """WORKDIR/tensorboard. What an earlier start logged past `start_step` is hidden: it will be logged again.
 
     Written in the caller's thread: tensorboardX's own ends with a disk that is full, silently, and whoever logs then waits for it for ever."""
 
@@ -58,7 +60,8 @@ class RunLog:
     def __init__(self, workdir: Path, start_step: int, *, trackers: Sequence[Tracker] = ()):
         self.path = workdir / "metrics.jsonl"
         if self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _step_of(line) <= start_step]
+            lines = self.path.read_text().splitlines()
+            kept = [line for line in lines if (record := record_of(line)) and record["step"] <= start_step]
             temporary = self.path.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept))
             os.replace(temporary, self.path)
@@ -87,9 +90,8 @@ class RunLog:
             tracker.text(step, tag, markdown)
 
     def has_event(self, event: str, step: int) -> bool:
-        """Whether this event was logged at this step, in this or an earlier session of the run."""
-        records = map(json.loads, self.path.read_text().splitlines())
-        return any(record.get("event") == event and record["step"] == step for record in records)
+        """Whether this event was logged at this step, in this or an earlier start of the run."""
+        return any(record.get("event") == event and record["step"] == step for record in read_records(self.path))
 
     def close(self) -> None:
         self.file.close()
@@ -115,9 +117,19 @@ def tag_of(split: str, name: str) -> str:
     return f"speed/{name}" if name in SPEED else f"train/{name}"
 
 
-def _step_of(line: str) -> float:
+def record_of(line: str) -> dict[str, Any] | None:
+    """Of a line of metrics.jsonl; None if it is no record: a kill cuts the last one short."""
     try:
         record = json.loads(line)
-    except ValueError:  # cut short by a kill
-        return float("inf")
-    return record["step"]
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(record, dict) and "split" in record and type(record.get("step")) is int and abs(record["step"]) < 2**53:
+        return record
+    return None
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Of a metrics.jsonl, without lines that are no records; none if the file is not there."""
+    if not path.is_file():
+        return []
+    return [record for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if (record := record_of(line))]

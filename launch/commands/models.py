@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from launch.commands.parts import add_command, add_config_options, load_config, print_config
+from launch.commands.parts import add_command, add_config_options, with_config
 
 
 def add_export(commands) -> None:
@@ -54,10 +54,8 @@ def add_import(commands) -> None:
 
 
 def add_grow(commands) -> None:
-    def run(arguments):
-        config = load_config(arguments)
-        if arguments.print_config:
-            return print_config(config)
+    @with_config
+    def run(arguments, config):
         from launch.first_weights import grow_model
 
         grow_model(Path(getattr(arguments, "from")), config, Path(arguments.workdir))

@@ -45,6 +45,16 @@ def print_config(config: dict) -> None:
     print(json.dumps(config, indent=2))
 
 
+def with_config(run):
+    """What a command runs: `run(arguments, config)`, or with --print-config that config is printed, and nothing else happens."""
+
+    def run_or_print(arguments):
+        config = load_config(arguments)
+        return print_config(config) if arguments.print_config else run(arguments, config)
+
+    return run_or_print
+
+
 def add_oversight_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--grace", type=float, default=os.environ.get("BERT_JAX_GRACE") or "300", metavar="SECONDS",

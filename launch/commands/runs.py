@@ -11,14 +11,13 @@ from launch.commands.parts import (
     join_processes,
     load_config,
     print_config,
+    with_config,
 )
 
 
 def add_doctor(commands) -> None:
-    def run(arguments):
-        config = load_config(arguments)
-        if arguments.print_config:
-            return print_config(config)
+    @with_config
+    def run(arguments, config):
         from launch.doctor.command import doctor
 
         workdir = None if arguments.workdir is None else Path(arguments.workdir)
@@ -38,10 +37,8 @@ def add_doctor(commands) -> None:
 
 
 def add_plan(commands) -> None:
-    def run(arguments):
-        config = load_config(arguments)
-        if arguments.print_config:
-            return print_config(config)
+    @with_config
+    def run(arguments, config):
         from launch.plan.command import plan
 
         return plan(
@@ -147,10 +144,8 @@ def add_evaluate(commands) -> None:
 
 
 def add_record(commands) -> None:
-    def run(arguments):
-        config = load_config(arguments)
-        if arguments.print_config:
-            return print_config(config)
+    @with_config
+    def run(arguments, config):
         from launch.record import record
 
         record(config, Path(arguments.output), batches=arguments.batches, epochs=arguments.epochs, phase=arguments.phase)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.config import ConfigError
-from launch.demo.trial import Trial
+from launch.demo.demo_model import DemoModel
 from launch.pages import template_of
 
 LARGEST_BODY = 64 * 1024  # bytes of a question
@@ -67,23 +67,23 @@ def _number(question: dict, name: str) -> int:
     return found
 
 
-QUESTIONS: dict[str, Callable[[Trial, dict], dict[str, Any]]] = {
-    "/api/fill-mask": lambda trial, question: trial.fill_mask(_text(question, "text")),
-    "/api/replaced": lambda trial, question: trial.replaced(_text(question, "text")),
-    "/api/classify": lambda trial, question: trial.classify(_text(question, "text"), _text(question, "pair")),
-    "/api/attention": lambda trial, question: trial.attention(
+QUESTIONS: dict[str, Callable[[DemoModel, dict], dict[str, Any]]] = {
+    "/api/fill-mask": lambda model, question: model.fill_mask(_text(question, "text")),
+    "/api/replaced": lambda model, question: model.replaced(_text(question, "text")),
+    "/api/classify": lambda model, question: model.classify(_text(question, "text"), _text(question, "pair")),
+    "/api/attention": lambda model, question: model.attention(
         _text(question, "text"), _text(question, "pair"), _number(question, "layer"), None if question.get("head") is None else _number(question, "head"),
     ),
-    "/api/compare": lambda trial, question: trial.compare(_lines(question)),
+    "/api/compare": lambda model, question: model.compare(_lines(question)),
 }
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Holds its address from the beginning; answers once `trial` is set and `serve_forever` runs."""
+    """Holds its address from the beginning; answers once `model` is set and `serve_forever` runs."""
 
     daemon_threads = True
     allow_reuse_address = True
-    trial: Trial
+    model: DemoModel
 
     def __init__(self, host: str, port: int):
         """port: 0 takes a free one. ConfigError in words."""
@@ -133,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
     def _get(self) -> tuple[bytes, str]:
         path = self.path.partition("?")[0]
         if path == "/api/model":
-            return _json(self.server.trial.about())
+            return _json(self.server.model.about())
         if path not in self.server.files:
             raise Refusal(HTTPStatus.NOT_FOUND, f"there is no {path[:100]} here")
         return self.server.files[path]
@@ -145,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "send JSON, with Content-Type: application/json")
         question = self._question()
         try:
-            return _json(QUESTIONS[self.path](self.server.trial, question))
+            return _json(QUESTIONS[self.path](self.server.model, question))
         except UnicodeEncodeError:
             raise Refusal(HTTPStatus.BAD_REQUEST, "the text holds half a character (a lone surrogate)") from None
         except ValueError as error:
@@ -216,7 +216,7 @@ def demo(path: Path, host: str, port: int, *, opens: bool) -> int:
     """Serves until Ctrl-C. opens: the page in this machine's browser."""
     with Server(host, port) as server:
         log.info("opening %s ...", path)
-        server.trial = Trial(path)
+        server.model = DemoModel(path)
         print(f"{path} is on {server.address}  (Ctrl-C ends it)", flush=True)
         if not server.is_private:
             log.warning("whoever reaches this machine can use the page; without --host it is for this machine alone")

@@ -1,7 +1,7 @@
 """`bert-jax doctor`: checks a config with its data before a long run, and says what to do about what it finds. Trains nothing that is kept.
 
 Enters: a config and perhaps a workdir. Leaves: a verdict per check, on standard output as words or JSON. The checks are listed in
-doctor_examination.py.
+examination.py.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """What `bert-jax doctor` examines: a run opened as `pretrain` opens it, and for each of its phases the checks by name.
 
-Enters: a config and perhaps a workdir. Leaves: a `Check` each. The checks are in doctor_text.py (stored text), doctor_rows.py (batches) and
-doctor_run.py (model, rates, speed, disk).
+Enters: a config and perhaps a workdir. Leaves: a `Check` each. The checks are in text_checks.py (stored text), row_checks.py (batches) and
+run_checks.py (model, rates, speed, disk).
 """
 
 import contextlib
@@ -14,9 +14,10 @@ import jax.numpy as jnp
 
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.state import TrainState, Tree, state_from_params
+from bert_jax.training.watch import Watch
 from launch.config import ConfigError
 from launch.data import PAIR_OBJECTIVES, make_source
-from launch.doctor.check import FAIL, OK, SKIP, Check
+from launch.doctor.check import FAIL, OK, SKIP, WARN, Check
 from launch.doctor.row_checks import check_masking, check_pairs, check_repeats, check_rows, fullest_rows
 from launch.doctor.run_checks import (
     SWEEP,
@@ -49,6 +50,7 @@ from launch.doctor.text_checks import (
     read_hashes,
     stores_of,
 )
+from launch.downstream import open_tasks, steps_of
 from launch.pretrain import Stage, check_continues, make_dropout_key, make_stages
 from launch.run import fresh_state
 from launch.teacher import open_teacher
@@ -143,6 +145,21 @@ class Examination:
 
     def disk(self) -> Check:
         return check_disk(self.run, self.config["checkpoint"]["keep"], self.patient.workdir)
+
+    def downstream(self) -> Check:
+        """As `pretrain` opens the trials' configs and data before its first step."""
+        config, section = self.patient.config, self.patient.config["downstream"]
+        try:
+            steps = steps_of(section, self.patient.stages[-1].phase.stop)
+            tasks = open_tasks(config, self.run, self.data.tokenizer_dir, Watch()) if steps else {}
+        except (ConfigError, ImportError) as error:
+            return Check("downstream", FAIL, " ".join(str(error).split()))
+        if steps:
+            times = f"at {len(steps):,} steps, from {steps[0]:,} to {steps[-1]:,}" if len(steps) > 1 else f"at step {steps[0]:,}"
+            return Check("downstream", OK, f"{times}: {'; '.join(f'{name}, {task}' for name, task in tasks.items())}")
+        if section["configs"]:
+            return Check("downstream", WARN, "downstream.configs names tasks, and no step tries them", "set downstream.every or downstream.steps")
+        return Check("downstream", OK, "no trials on downstream tasks")
 
     def schedule(self) -> Check:
         steps = jnp.linspace(0, self.config["steps"] - 1, min(self.config["steps"], 1001)).astype(jnp.int32)
@@ -250,6 +267,7 @@ CHECKS: dict[
 ] = {  # name -> how, and which phases have it: the first, those with other text, or each
     "workdir": (Examination.workdir, "first"),
     "disk": (Examination.disk, "first"),
+    "downstream": (Examination.downstream, "first"),
     "schedule": (Examination.schedule, "each"),
     "vocabulary": (Examination.vocabulary, "text"),
     "duplicates": (Examination.duplicates, "text"),

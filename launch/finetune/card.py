@@ -15,13 +15,13 @@ def card_facts(workdir: Path, step: int) -> dict[str, Any]:
     facts: dict[str, Any] = {"seed": record["seed"], "step": step}
     config = read_run_config(workdir, FINETUNING)
     task = config["task"] | {name: Path(config["task"][name]).name for name in FILES}  # where a machine keeps its data is nobody's business
-    return facts | {"scores": scores_of(workdir, record, step), "config": config | {"task": task}}
+    return facts | {"scores": scores_of(workdir, record, step, config["seeds"]), "config": config | {"task": task}}
 
 
-def scores_of(workdir: Path, record: dict[str, Any], step: int) -> dict[str, str]:
-    """Of the model that leaves, if it is the best of its run, and mean and standard deviation of all seeds, if they are over."""
+def scores_of(workdir: Path, record: dict[str, Any], step: int, wanted: list[float]) -> dict[str, str]:
+    """Of the model that leaves, if it is the best of its run, and mean and standard deviation of all the wanted seeds, if they are over."""
     scores = {}
-    held = seeds.summary(workdir) if (workdir / seeds.NAME).is_file() else {}
+    held = seeds.summary(workdir) if seeds.has_summary(workdir, wanted) else {}
     for split in ("eval", "test"):
         for name, value in record.get(split, {}).items():
             told = [f"{value:.4f}"] if step == record["step"] else []

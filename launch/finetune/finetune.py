@@ -7,7 +7,6 @@
 """
 
 import dataclasses
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from bert_jax.training.checkpoint_files import better
 from bert_jax.training.digests import digest_of_all
 from bert_jax.training.loop import Cadence, fit
 from bert_jax.training.profile import Profiler
-from bert_jax.training.run_log import RunLog, SilentLog
+from bert_jax.training.run_log import RunLog, SilentLog, read_records
 from bert_jax.training.state import TrainState, saved_trees, shardings_of, state_from_params, state_of
 from data_pipeline.tasks.batches import TaskBatches
 from launch import config as configs
@@ -239,9 +238,8 @@ class Patience:
 
 
 def earlier_scores(place: Path, step: int, metric: str) -> list[float]:
-    """Of the evaluations up to this step, in earlier sessions of the run."""
-    path = place / "metrics.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.is_file() else []
+    """Of the evaluations up to this step, before the run was started again."""
+    records = read_records(place / "metrics.jsonl")
     return [record[metric] for record in records if record["split"] == "eval" and record["step"] <= step]
 
 

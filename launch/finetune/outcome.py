@@ -11,7 +11,7 @@ from data_pipeline.tasks.answers import tags_of_examples
 from data_pipeline.tasks.entities import entities
 from data_pipeline.tasks.squad import exact_match
 from launch.finetune.outputs import Scores
-from launch.finetune.scoring import answers_of, has_entities, metric_names, metrics_of, words_of
+from launch.finetune.scoring import answers_of, has_entities, metric_names, metrics_of, probabilities_of, words_of
 from launch.finetune.sets import TaskSet, TaskSets
 from launch.finetune.task_file import TaskFile
 
@@ -123,7 +123,7 @@ def mistake(text: str, given: str, right: str, sure: float, pair: str | None = N
 
 def of_classes(task: TaskFile, scores: np.ndarray, part: TaskSet) -> list[dict[str, Any]]:
     examples, choice = part.examples, task.kind == "choice"
-    shares, given = softmax(scores), scores.argmax(-1)
+    shares, given = probabilities_of(task.kind, scores), scores.argmax(-1)
     found = []
     for number in np.flatnonzero(given != examples.labels):
         right, answer = int(examples.labels[number]), int(given[number])
@@ -134,7 +134,7 @@ def of_classes(task: TaskFile, scores: np.ndarray, part: TaskSet) -> list[dict[s
 
 
 def of_several_labels(task: TaskFile, scores: np.ndarray, part: TaskSet) -> list[dict[str, Any]]:
-    shares, wanted = 1 / (1 + np.exp(-scores.astype(np.float64))), part.examples.labels > 0
+    shares, wanted = probabilities_of(task.kind, scores), part.examples.labels > 0
     off = np.where(wanted != (scores > 0), np.abs(shares - 0.5) + 0.5, 0)
     names = lambda chosen: ", ".join(label for label, one in zip(task.labels, chosen) if one) or "none"  # noqa: E731
     return [
@@ -158,7 +158,7 @@ def of_words(task: TaskFile, scores: Scores, part: TaskSet) -> list[dict[str, An
     bounds, sure = features.towers[""].bounds, [np.zeros(len(words)) for words in part.examples.words]
     for row, example in enumerate(features.examples.tolist()):
         words = features.first_words[bounds[row] : bounds[row + 1]]
-        sure[example][words[words >= 0]] = softmax(scores[row][words >= 0]).max(-1)
+        sure[example][words[words >= 0]] = probabilities_of(task.kind, scores[row][words >= 0]).max(-1)
     for words, ours, theirs, shares in zip(part.examples.words, words_of(task, scores, part), tags_of_examples(part.examples), sure):
         wrong = [place for place, (one, other) in enumerate(zip(ours, theirs)) if one != other]
         if wrong:
@@ -183,11 +183,6 @@ def of_ranks(task: TaskFile, scores: np.ndarray, part: TaskSet) -> list[dict[str
     examples = part.examples
     wrong = [at for at in np.argsort(-scores[:, 0], kind="stable").tolist() if examples.labels[at] < 0.5][:MISTAKES]
     return [mistake(examples.texts[at], "ranked high", "not relevant", scores[at, 0], examples.pairs[at], "score") for at in wrong]
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    powers = np.exp(np.asarray(scores, np.float64) - np.max(scores, -1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
 
 
 MISTAKES_OF = {

@@ -110,6 +110,15 @@ def pairing(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     return {"accuracy": float((ranks == 1).mean()), "mrr@10": float(np.where(ranks <= 10, 1 / ranks, 0).mean())}
 
 
+def probabilities_of(kind: str, scores: np.ndarray) -> np.ndarray:
+    """float64, of classes over the last axis: of several labels each by itself, of any others together 1."""
+    scores = np.asarray(scores, np.float64)
+    if kind == "multilabel":
+        return 1 / (1 + np.exp(-scores))
+    powers = np.exp(scores - np.max(scores, -1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
 def predictions_of(task: TaskFile, scores: Scores, part: TaskSet) -> Iterator[dict[str, Any]]:
     """A JSON object for each example: its id, the answer, and how sure the model is."""
     examples = part.examples
@@ -129,11 +138,11 @@ def predictions_of(task: TaskFile, scores: Scores, part: TaskSet) -> Iterator[di
         return
     for name, row in zip(examples.ids, np.asarray(scores, np.float64)):
         if task.kind in ("classification", "choice"):
-            shares = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+            shares = probabilities_of(task.kind, row)
             label = int(row.argmax()) if task.kind == "choice" else task.labels[row.argmax()]
             yield {"id": name, "label": label, "probability": round(float(shares.max()), 4)}
         elif task.kind == "multilabel":
-            shares = 1 / (1 + np.exp(-row))
+            shares = probabilities_of(task.kind, row)
             yield {"id": name, "labels": [label for label, share in zip(task.labels, shares) if share > 0.5], "probabilities": dict(zip(task.labels, shares.round(4).tolist()))}
         else:
             yield {"id": name, "score": round(float(row[0]), 4)}

@@ -2,12 +2,14 @@
 
 import math
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from bert_jax.training.checkpoint_files import better
 from data_pipeline.tasks.metrics import METRICS_OF
-from launch.config import ConfigError, read_json, write_json
+from launch.config import ConfigError, read_json, read_run_config, write_json
+from launch.finetune.fields import FINETUNING
 
 NAME = "scores.json"
 GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")  # without WNLI, as Devlin et al. 2018, section 4.1
@@ -26,6 +28,11 @@ def spread(values: list[float]) -> dict[str, float]:
     if not all(map(math.isfinite, values)):  # which `statistics.stdev` fails on
         return {"mean": math.nan, "std": math.nan}
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0}
+
+
+def has_summary(workdir: Path, seeds: Iterable[float]) -> bool:
+    """Whether WORKDIR/scores.json is of these seeds; others may have been asked for since it was written."""
+    return (workdir / NAME).is_file() and {record["seed"] for record in summary(workdir)["seeds"]} == set(seeds)
 
 
 def summary(workdir: Path) -> dict[str, Any]:
@@ -53,13 +60,14 @@ def spread_of(task: str, one: dict[str, Any]) -> float:
 
 
 def best_place(workdir: Path) -> Path:
-    """The directory of the best seed; before all are over, that of the first whose run is."""
-    if (workdir / NAME).is_file():
-        return workdir / "seeds" / str(summary(workdir)["best_seed"])
-    finished = sorted(path.parent for path in workdir.glob(f"seeds/*/{NAME}"))
-    if not finished:
+    """The directory of the best of the config's seeds, of those whose runs are over."""
+    config = read_run_config(workdir, FINETUNING)
+    places = [workdir / "seeds" / str(int(seed)) for seed in config["seeds"]]
+    records = {place: read_json(place / NAME) for place in places if (place / NAME).is_file()}
+    if not records:
         raise ConfigError(f"no run of {workdir} is over yet; `bert-jax finetune` with the same arguments continues them")
-    return finished[0]
+    metric = config["task"]["metric"]
+    return max(records, key=lambda place: better(metric, records[place]["eval"][metric]))
 
 
 def best_step(place: Path) -> int:

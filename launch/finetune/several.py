@@ -6,6 +6,7 @@
 
 import itertools
 import logging
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -69,4 +70,6 @@ def glue_table(found: dict[str, Any]) -> list[Line]:
     for task, one in found.items():
         scores = {name: one["eval"][name] for name in names_of(task, one)}
         lines.append((task, f"{100 * score_of(task, one):.1f}", ", ".join(f"{name} {100 * score['mean']:.1f} ± {100 * score['std']:.1f}" for name, score in scores.items())))
-    return [*lines, ("average", f"{100 * statistics.fmean(score_of(task, one) for task, one in found.items()):.1f}", f"of {len(found)} tasks")]
+    defined = [score for task, one in found.items() if math.isfinite(score := score_of(task, one))]
+    average = f"{100 * statistics.fmean(defined):.1f}" if defined else "nan"
+    return [*lines, ("average", average, f"of {len(defined)} {'tasks' if len(defined) == len(found) else f'of {len(found)} tasks'}")]

@@ -4,10 +4,11 @@ What was logged and later recomputed (a killed run resumes from a checkpoint old
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable
 
 import numpy as np
+
+from bert_jax.training.run_log import record_of
 
 
 @dataclasses.dataclass
@@ -29,7 +30,7 @@ def read_log(lines: Iterable[str]) -> Log:
     for line in lines:
         if not line.strip():
             continue
-        record = _record(line)
+        record = record_of(line)
         last_unreadable = record is None
         if record is None:
             log.unreadable += 1
@@ -49,16 +50,6 @@ def read_log(lines: Iterable[str]) -> Log:
     log.unreadable -= last_unreadable
     log.train, log.eval, log.downstream = ([records[step] for step in sorted(records)] for records in kept.values())
     return log
-
-
-def _record(line: str) -> dict | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(record, dict) and "split" in record and type(record.get("step")) is int and abs(record["step"]) < 2**53:
-        return record
-    return None
 
 
 def number(record: dict, name: str) -> float | None:

@@ -82,7 +82,7 @@ def test_continued_pretraining_from_an_import(trained, prepared, tmp_path, caplo
     arguments = [*SMALL, f"--workdir={tmp_path / 'go'}", f"--config.data.path={prepared.store}"]
     assert main(["pretrain", *arguments, "--config.model.num_layers=3"]) == 1
     run("pretrain", *arguments, "--config.schedule.peak=0.0", "--config.eval.every=0")
-    assert "starting from imported weights" in caplog.text
+    assert "starting from imported weights" in caplog.text and "attention by xla (auto: " in caplog.text
     assert_same(imported, params_of(tmp_path / "go"))  # the rate was 0
 
 

@@ -70,8 +70,9 @@ def test_a_missing_file_names_the_configs_there_are():
         configs.load("configs/bert_giant.py", [])
 
 
-def test_print_config_is_the_resolved_config(capsys):
-    assert main(["pretrain", "--config=bert_base", "--print-config", "--config.batch_size=64"]) == 0
+@pytest.mark.parametrize("command", ["pretrain", "doctor", "plan --topology=v4-8", "record --output=gone --batches=1", "grow --from=gone --workdir=gone"])
+def test_print_config_is_the_resolved_config(command, capsys):
+    assert main([*command.split(), "--config=bert_base", "--print-config", "--config.batch_size=64"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["batch_size"] == 64 and printed["model"]["hidden_size"] == 768
 

@@ -319,6 +319,26 @@ def test_a_broken_run_fails_with_advice(prepared, trained, capsys):
     assert status == 1 and "holds a run with another config: seed: 0 -> 5" in " ".join(printed.out.split())
 
 
+def test_trials_on_downstream_tasks_are_opened_as_a_run_would(prepared, tmp_path, capsys):
+    rows = [{"text": f"the sentence of number {number}", "label": "even" if number % 2 == 0 else "odd"} for number in range(12)]
+    for name, part in (("train", rows[:8]), ("eval", rows[8:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    skips = [f"--skip={name}" for name in CHECKS if name not in ("downstream", "schedule")]
+
+    def said(*words: str) -> tuple[int, str, str]:
+        status, printed = doctor(capsys, *SMALL, f"--config.data.path={prepared.store}", *skips, "--json", *[f"--config.downstream.{word}" for word in words])
+        (check,) = (check for check in json.loads(printed.out)["checks"] if check["name"] == "downstream")
+        return status, check["verdict"], check["measured"]
+
+    assert said() == (0, OK, "no trials on downstream tasks")
+    assert said("configs=classification")[:2] == (0, WARN)
+    tried = ["configs=classification", f"overrides=length=32 task.train={tmp_path / 'train.jsonl'} task.eval={tmp_path / 'eval.jsonl'}", "every=5"]
+    assert said(*tried) == (0, OK, "at 3 steps, from 5 to 12: classification, 8 examples to train on, 4 to score")
+    for wrong, words in (("steps=13", "1 to 12"), ("overrides=lenght=32", "length"), ("overrides=task.train=gone.jsonl task.eval=gone.jsonl", "gone.jsonl"), ("configs=", "downstream.configs is empty")):
+        status, verdict, measured = said(*tried, wrong)
+        assert (status, verdict) == (1, FAIL) and words in measured, measured
+
+
 def test_recorded_batches_are_checked_as_far_as_they_can_be(prepared, tmp_path, capsys):
     assert main(["record", *SMALL, f"--config.data.path={prepared.store}", "--batches=40", f"--output={tmp_path / 'recorded'}"]) == 0
     models = [f"--skip={name}" for name in ("isolation", "starting loss", "learning rate", "throughput")]

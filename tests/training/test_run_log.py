@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.profile import Profiler, ProfileSteps
-from bert_jax.training.run_log import RunLog, tag_of
+from bert_jax.training.run_log import RunLog, read_records, tag_of
 from bert_jax.training.saves import TimedSaves
 
 
@@ -58,6 +58,20 @@ def test_tensorboard_holds_what_the_lines_hold(tmp_path):
     assert [{name: line[name] for name in line if name != "time"} for line in lines] == [
         {"split": "train", "step": 10, "loss": 2.5, "grad_norm/mlp": 0.25}, {"split": "eval", "step": 10, "perplexity": 8.0},
     ]
+
+
+def test_a_line_that_was_cut_short_is_no_record(tmp_path):
+    assert read_records(tmp_path / "metrics.jsonl") == []
+    with RunLog(tmp_path, 0) as run_log:
+        for step in (1, 2, 3):
+            run_log.write("train", step, {"loss": 1.0})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"split": "event", "step": 3, "detail": "{}')  # which ends as a whole line does
+    assert [record["step"] for record in read_records(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    with RunLog(tmp_path, 2) as run_log:
+        run_log.event(2, "resumed")
+        assert run_log.has_event("resumed", 2) and not run_log.has_event("resumed", 3)
+    assert [(record["split"], record["step"]) for record in read_records(tmp_path / "metrics.jsonl")] == [("train", 1), ("train", 2), ("event", 2)]
 
 
 def test_every_save_is_timed_once(tmp_path):

@@ -18,8 +18,8 @@ from bert_jax.model.families import build_spec
 from bert_jax.model.families.tasks import task_spec
 from bert_jax.training.state import make_blueprint
 from data_pipeline.tokenization import tokenizers
+from launch.demo.demo_model import DemoModel
 from launch.demo.server import Server
-from launch.demo.trial import Trial
 
 SIZES = {"hidden_size": 32, "num_layers": 3, "num_heads": 4, "intermediate_size": 48, "max_positions": 64}
 NAMED = Task("classification", 3, "cls", 0.0, ("bad", "<b>fair</b>", "good"), 64)
@@ -51,7 +51,7 @@ def random_params(blueprint) -> dict:
 def serving(path: Path):
     """A server of a model, with `ask(path, question)` -> (status, what it says) and `send`, which takes all of a request."""
     with Server("127.0.0.1", 0) as server:
-        server.trial = Trial(path)
+        server.model = DemoModel(path)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
 
@@ -71,7 +71,7 @@ def serving(path: Path):
             return status, json.loads(content)
 
         try:
-            yield types.SimpleNamespace(server=server, trial=server.trial, send=send, ask=ask, path=path)
+            yield types.SimpleNamespace(server=server, model=server.model, send=send, ask=ask, path=path)
         finally:
             server.shutdown()
             thread.join()

@@ -12,7 +12,7 @@ from bert_jax.interop.tasks import Task
 from bert_jax.model.families import build_spec
 from bert_jax.training.state import make_blueprint
 from launch.config import ConfigError
-from launch.demo import trial
+from launch.demo import demo_model
 from launch.fill_mask import print_predictions
 from launch.finetune.embed import embed_texts
 from launch.finetune.use import open_encoder
@@ -37,7 +37,7 @@ def test_predictions_are_those_of_fill_mask(served, capsys):
 
 
 def test_probabilities_of_all_tokens_add_up_to_one(served, monkeypatch):
-    monkeypatch.setattr(trial, "TOP", 10**6)
+    monkeypatch.setattr(demo_model, "TOP", 10**6)
     for slot in answered(served, "/api/fill-mask", {"text": TEXT})["masks"]:
         assert len(slot) > 300 and sum(one["probability"] for one in slot) == pytest.approx(1, abs=1e-4)
 
@@ -81,10 +81,10 @@ def test_similarities_are_those_of_embed(served):
 def test_lengths_nearby_share_a_compiled_program(served):
     for words in (1, 3, 5):
         answered(served, "/api/attention", {"text": "a " * words, "pair": "", "layer": 1, "head": 1})
-    shapes = served.trial._attend._cache_size()
+    shapes = served.model._attend._cache_size()
     for words in (2, 4, 6):
         answered(served, "/api/attention", {"text": "a " * words, "pair": "", "layer": 1, "head": 1})
-    assert served.trial._attend._cache_size() == shapes
+    assert served.model._attend._cache_size() == shapes
 
 
 def test_questions_at_once_have_the_answers_of_questions_alone(served):
@@ -107,12 +107,12 @@ def test_electra_without_its_generator_tells_replaced_tokens_alone(export):
 
 def test_electra_with_its_generator_fills_masks_too(served, monkeypatch):
     generator = {f"generator_{name}": size for name, size in {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 24}.items()}
-    section = served.trial.loaded.section | generator | {"family": "electra", "embedding_size": 16}
+    section = served.model.loaded.section | generator | {"family": "electra", "embedding_size": 16}
     section.pop("nsp", None)
     blueprint = make_blueprint(build_spec(section))
-    loaded = dataclasses.replace(served.trial.loaded, section=section, blueprint=blueprint, params=random_params(blueprint))
-    monkeypatch.setattr(trial, "load_model", lambda path: loaded)
-    found = trial.Trial(served.path)
+    loaded = dataclasses.replace(served.model.loaded, section=section, blueprint=blueprint, params=random_params(blueprint))
+    monkeypatch.setattr(demo_model, "load_model", lambda path: loaded)
+    found = demo_model.DemoModel(served.path)
     assert found.parts == {"attention": None, "compare": None, "fill_mask": None, "replaced": None}
     assert len(found.fill_mask("a [MASK] is")["masks"][0]) == 8 and len(found.replaced("a module is")["tokens"]) >= 5
     assert np.sum(found.attention("a module is", "", 1, 1)["weights"][0]) == pytest.approx(1, abs=1e-4)
@@ -130,7 +130,7 @@ def test_a_classifier_gives_its_classes(export):
 
 @pytest.mark.parametrize("task", [NAMED, Task("multilabel", 3, "cls", 0.0, NAMED.labels, 64), Task("regression", 1, "cls", 0.0, None, 64)], ids=lambda task: task.kind)
 def test_an_exported_model_of_texts_or_of_pairs_takes_both(export, task):
-    found = trial.Trial(export("bert", task))
+    found = demo_model.DemoModel(export("bert", task))
     assert found.about()["pairs"] == "optional"
     model, encode = found.loaded.blueprint.model(found.loaded.params), found.tokenizer.encode
     for pair in ("", "an assertion fails"):
@@ -150,8 +150,8 @@ def test_an_exported_model_of_texts_or_of_pairs_takes_both(export, task):
 def test_a_workdir_knows_whether_it_was_trained_on_pairs(export, monkeypatch, column, pairs):
     loaded = load_model(export("bert", NAMED))
     loaded = dataclasses.replace(loaded, step=7, task=dataclasses.replace(loaded.task, columns=loaded.task.columns | {"text_pair": column}))
-    monkeypatch.setattr(trial, "load_model", lambda path: loaded)
-    found = trial.Trial(export("bert", NAMED))
+    monkeypatch.setattr(demo_model, "load_model", lambda path: loaded)
+    found = demo_model.DemoModel(export("bert", NAMED))
     assert found.about()["pairs"] == pairs
     if pairs == "needed":
         with pytest.raises(ValueError, match="give the second text too"):

@@ -105,10 +105,10 @@ def test_what_the_model_breaks_on_is_told_without_its_details(served, monkeypatc
     def fail(text):
         raise KeyError("secret")
 
-    monkeypatch.setattr(served.trial, "fill_mask", fail)
+    monkeypatch.setattr(served.model, "fill_mask", fail)
     status, answer = served.ask("/api/fill-mask", {"text": "[MASK]"})
     assert status == 500 and "KeyError" in answer["error"] and "secret" not in answer["error"]
-    monkeypatch.setattr(served.trial, "fill_mask", lambda text: {"probability": float("nan")})
+    monkeypatch.setattr(served.model, "fill_mask", lambda text: {"probability": float("nan")})
     status, answer = served.ask("/api/fill-mask", {"text": "[MASK]"})
     assert status == 500 and "not finite" in answer["error"]
 
@@ -128,7 +128,7 @@ def test_the_command_says_where_it_is_and_ctrl_c_ends_it(served, monkeypatch, ca
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    monkeypatch.setattr(launch.demo.server, "Trial", lambda path: served.trial)
+    monkeypatch.setattr(launch.demo.server, "DemoModel", lambda path: served.model)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     found = []
 

@@ -1,7 +1,6 @@
 """LoRA, bottleneck adapters and freezing by the commands a user types: learnt, resumed, put to use, exported."""
 
 import json
-import signal
 from pydoc_data.topics import topics
 
 import jax
@@ -13,11 +12,11 @@ from flax import traverse_util
 from bert_jax.model.families import build_spec
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.state import make_blueprint
-from data_pipeline.tasks.batches import TaskBatches
 from launch.cli import main
 from launch.first_weights import write_start
 from launch.load_model import load_model
 from tests.launch.conftest import run
+from tests.launch.finetune.stopping import digests_of, stopped_and_resumed
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SECTION = {"family": "bert", "vocab_size": 300, "hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 48, "max_positions": 64, "initializer_range": 0.2}
@@ -110,22 +109,9 @@ def test_what_was_learnt_leaves_alone(lora, pretrained, tmp_path, capsys):
     assert "was not trained with LoRA" in capsys.readouterr().err
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(lora, pretrained, data, tmp_path, monkeypatch):
-    command = arguments(pretrained, data, tmp_path / "stopped", *LORA)
-    build, built = TaskBatches.batch, []
-
-    def batch(self, step):
-        built.append(step)
-        if len(built) == 3:
-            signal.raise_signal(signal.SIGTERM)
-        return build(self, step)
-
-    monkeypatch.setattr(TaskBatches, "batch", batch)
-    assert main(command) == 75
-    monkeypatch.undo()
-    run(*command)
-    digests = [Checkpoints(workdir / "seeds" / "0" / "checkpoints").record(80)["digests"] for workdir in (lora, tmp_path / "stopped")]
-    assert digests[0] == digests[1] and any(".lora.a" in name for name in digests[0])
+def test_a_stopped_run_goes_on_to_the_same_bits(lora, pretrained, data, tmp_path):
+    digests = stopped_and_resumed(arguments(pretrained, data, tmp_path / "stopped", *LORA), tmp_path / "stopped")
+    assert digests == digests_of(lora) and any(".lora.a" in name for name in digests)
 
 
 def test_bottlenecks_are_used_from_the_workdir_alone(pretrained, data, tmp_path, capsys, caplog):

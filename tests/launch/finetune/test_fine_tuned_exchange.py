@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pydoc_data.topics import topics
 
 import jax
@@ -15,8 +16,10 @@ from bert_jax.model.families import build_spec
 from bert_jax.training.checkpoint import Checkpoints
 from bert_jax.training.state import make_blueprint
 from configs.finetune.classification import get_config
-from launch.config import write_json
+from launch.config import ConfigError, read_json, write_json
 from launch.exchange import export
+from launch.finetune.card import card_facts
+from launch.finetune.seeds import best_place
 from launch.finetune.start import start_params
 from launch.finetune.task_file import TaskFile, task_file_of
 from launch.load_model import LoadedModel, load_model
@@ -39,7 +42,7 @@ def fine_tuned(tmp_path_factory):
     write_model_section(workdir, BERT)
     task.write(workdir)
     config = get_config().to_dict()
-    write_json(workdir / "config.json", config | {"steps": 7, "task": config["task"] | {"train": "/data/private/train.csv", "eval": "dev.csv"}})
+    write_json(workdir / "config.json", config | {"seeds": [0, 1], "steps": 7, "task": config["task"] | {"train": "/data/private/train.csv", "eval": "dev.csv"}})
     records = [{"seed": seed, "step": 7, "eval": {"accuracy": 0.5 + seed / 10}} for seed in (0, 1)]
     for record in records:
         place = workdir / "seeds" / str(record["seed"])
@@ -67,6 +70,23 @@ def test_the_best_seed_leaves_and_is_opened_with_its_head(fine_tuned, exported):
     card = (exported / "README.md").read_text()
     assert "| accuracy, eval | 0.6000; 2 seeds: 0.5500 ± 0.0707 |" in card and "| task.train | train.csv |" in card and "private" not in card
     assert json.loads((exported / "config.json").read_text())["label2id"] == {"bad": 0, "good": 1}
+
+
+def test_of_seeds_that_were_asked_for_later_the_best_leaves_once_its_run_is_over(fine_tuned, tmp_path):
+    workdir = tmp_path / "workdir"
+    shutil.copytree(fine_tuned, workdir)
+    config = read_json(workdir / "config.json")
+    write_json(workdir / "config.json", config | {"seeds": [0, 1, 2, 3]})  # and scores.json is still of 0 and 1
+    assert best_place(workdir).name == "1"
+    shutil.copytree(workdir / "seeds" / "1", workdir / "seeds" / "2")
+    write_json(workdir / "seeds" / "2" / "scores.json", {"seed": 2, "step": 7, "eval": {"accuracy": 0.9}})
+    assert load_model(workdir).origin.startswith(str(workdir / "seeds" / "2"))
+    assert card_facts(workdir, 7)["scores"] == {"accuracy, eval": "0.9000"}  # no mean before the run of 3 is over, and none of 0 and 1 alone
+    write_json(workdir / "config.json", config | {"seeds": [0, 1]})
+    assert best_place(workdir).name == "1" and card_facts(workdir, 7)["scores"] == {"accuracy, eval": "0.6000; 2 seeds: 0.5500 ± 0.0707"}
+    write_json(workdir / "config.json", config | {"seeds": [4]})
+    with pytest.raises(ConfigError, match="is over yet"):
+        load_model(workdir)
 
 
 @pytest.mark.parametrize(("kind", "goes_on"), [("classification", True), ("choice", True), ("tokens", False)])

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pydoc_data.topics
-import signal
 from pathlib import Path
 
 import jax
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from bert_jax.training.checkpoint import Checkpoints
-from data_pipeline.tasks.batches import TaskBatches
 from data_pipeline.tasks.task_data import TaskData
 from launch.cli import main
 from launch.config import ConfigError, load
@@ -22,6 +20,7 @@ from launch.finetune.sets import columns_of
 from launch.finetune.task_file import TaskFile
 from launch.load_model import load_model
 from tests.launch.conftest import run
+from tests.launch.finetune.stopping import digests_of, stopped_and_resumed
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SMALL = [
@@ -118,24 +117,10 @@ def test_seeds_differ_in_the_head_and_share_the_encoder_at_the_start(classified,
     assert np.abs(heads[0] - heads[1]).max() > 1e-3
 
 
-def test_a_stopped_run_goes_on_to_the_same_bits(classified, trained, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_to_the_same_bits(classified, trained, tmp_path):
     directory, data = classified
-    arguments = ["finetune", *SMALL, *data, f"--init={trained}", f"--workdir={tmp_path / 'run'}"]
-    build, built = TaskBatches.batch, []
-
-    def batch(self, step):
-        built.append(step)
-        if len(built) == 3:
-            signal.raise_signal(signal.SIGTERM)
-        return build(self, step)
-
-    monkeypatch.setattr(TaskBatches, "batch", batch)
-    assert main(arguments) == 75
-    monkeypatch.undo()
-    assert not (tmp_path / "run" / "seeds" / "0" / "scores.json").exists()
-    assert main(arguments) == 0
-    whole = Checkpoints(directory / "run" / "seeds" / "0" / "checkpoints").record(4)["digests"]
-    assert Checkpoints(tmp_path / "run" / "seeds" / "0" / "checkpoints").record(4)["digests"] == whole
+    command = ["finetune", *SMALL, *data, f"--init={trained}", f"--workdir={tmp_path / 'run'}"]
+    assert stopped_and_resumed(command, tmp_path / "run") == digests_of(directory / "run")
 
 
 def test_patience_ends_a_run(trained, classified, tmp_path):

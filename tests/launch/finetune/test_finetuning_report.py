@@ -12,7 +12,9 @@ from data_pipeline.tasks.task_data import TaskData
 from data_pipeline.tasks.token_rows import TokenRows
 from launch.config import read_json
 from launch.finetune import outcome
+from launch.finetune.seeds import spread
 from launch.finetune.sets import TaskSet, TaskSets
+from launch.finetune.several import glue_table
 from launch.finetune.task_file import TaskFile
 from launch.report.report import write_report
 from tests.launch.test_report import HOSTILE, Page, event, train
@@ -164,6 +166,30 @@ def test_glue_averages_as_its_table_does(tmp_path):
     write_workdir(tmp_path / "cola", [0.1, 0.2], metric="matthews")
     page = page_of(tmp_path)
     assert "GLUE, development sets" in page.words and "Average 0.4250 of 2 tasks" in page.words and "0.7000 ± 0.1414" in page.words
+
+
+def test_a_score_that_is_not_defined_is_said_and_the_others_keep_their_places(tmp_path):
+    for peak, size, values in (("1e-3", 8, [0.6, 0.8]), ("1e-3", 16, [0.5, np.nan]), ("1e-4", 8, [0.8, 1.0]), ("1e-4", 16, [0.7, 0.9])):
+        write_workdir(tmp_path / "grid" / f"schedule.peak={peak},batch_size={size}", values, metric="pearson")
+    page = page_of(tmp_path / "grid")
+    assert "Best pearson 0.9000" in page.words and "Worst 0.7000" in page.words and "Seeds 2 of each" in page.words
+    assert "schedule.peak=1e-3, batch_size=16: the score of a seed is not defined" in page.words
+    means = [word for word in page.words.split("The grid")[1].split("Configuration")[0].split() if word[0] in "0–"]
+    shades = [attributes["style"] for tag, attributes in page.elements if "--shade" in attributes.get("style", "")]
+    assert dict(zip(means, shades, strict=True)) == {"0.7000": "--shade:0%", "–": "--shade:0%", "0.8000": "--shade:50%", "0.9000": "--shade:100%"}
+    assert not [attributes for _, attributes in page.elements if "nan" in attributes.get("style", "")]
+    write_workdir(tmp_path / "glue" / "rte", [0.6, 0.8])
+    write_workdir(tmp_path / "glue" / "cola", [0.1, np.nan], metric="matthews")
+    page = page_of(tmp_path / "glue")
+    assert "Average 0.7000 of 1 of 2 tasks" in page.words and "Spread over seeds 0.1414" in page.words
+
+
+def test_the_average_of_glue_is_of_the_tasks_that_have_a_score():
+    scores = {"rte": [0.6, 0.8], "qnli": [0.7, np.nan], "sst2": [0.9, 0.9]}
+    found = {task: {"metric": "accuracy", "seeds": [], "eval": {"accuracy": spread(values)}} for task, values in scores.items()}
+    assert glue_table(found)[-1] == ("average", "80.0", "of 2 of 3 tasks")
+    assert ("qnli", "nan", "accuracy nan ± nan") in glue_table(found)
+    assert glue_table({"rte": found["rte"]})[-1] == ("average", "70.0", "of 1 tasks") and glue_table({"qnli": found["qnli"]})[-1][1] == "nan"
 
 
 def test_what_is_no_workdir_is_said(tmp_path):

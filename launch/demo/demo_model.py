@@ -17,6 +17,7 @@ from data_pipeline.tasks.task_data import TaskData
 from data_pipeline.tasks.token_rows import Texts, TokenRows, assemble, layout_of
 from launch.config import ConfigError
 from launch.finetune.embed import TEXTS
+from launch.finetune.scoring import probabilities_of
 from launch.finetune.sets import lengths_up_to
 from launch.finetune.use import Model, as_encoder, on_devices
 from launch.load_model import load_model
@@ -30,7 +31,7 @@ CLASSIFIED = ("classification", "multilabel", "regression", "ranking")
 OF_TEXTS_OR_PAIRS = ("classification", "multilabel", "regression")
 
 
-class Trial:
+class DemoModel:
     """An open model. Methods may be called from several threads, and run one after another. What is asked in a wrong way is a ValueError in words."""
 
     def __init__(self, path: Path):
@@ -93,11 +94,10 @@ class Trial:
         task = TaskData(self.task.kind, text_pair="pair" if has_pair else None, label=None)
         with self._lock:
             features = self._classifier.encode(Examples(task.kind, ["0"], [text], [pair] if has_pair else None), task)
-            scores = self._classifier.scores(features)[0].astype(np.float64)
+            scores = self._classifier.scores(features)[0]
         if task.kind in ("regression", "ranking"):
             return {"score": float(scores[0])}
-        odds = np.exp(scores - scores.max())
-        probabilities = odds / odds.sum() if task.kind == "classification" else 1 / (1 + np.exp(-scores))
+        probabilities = probabilities_of(task.kind, scores)
         names = self.task.labels or [f"class {number}" for number in range(len(scores))]
         return {"classes": [{"name": names[number], "probability": float(probabilities[number])} for number in np.argsort(-scores, kind="stable")]}
 
