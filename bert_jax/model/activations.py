@@ -1,5 +1,6 @@
 """Activation functions: arrays of any shape and float dtype enter, the same leave. Both forms of GELU are computed in float32, and keep only their input of the forward pass."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -9,19 +10,26 @@ import jax.numpy as jnp
 Function = Callable[[jax.Array], jax.Array]
 
 
-def _differentiable(function: Function, slope: Function) -> Function:
-    """function and its derivative, both of float32."""
+def _differentiable(function: Function, slope: Function, narrow: tuple[Function, Function] | None = None) -> Function:
+    """function and its derivative, both of float32. narrow: such a pair for bfloat16 arrays."""
+
+    def of(x: jax.Array, which: int) -> jax.Array:
+        pair = narrow if narrow is not None and x.dtype == jnp.bfloat16 else (function, slope)
+        return pair[which](x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 
     @jax.custom_vjp
     def activation(x: jax.Array) -> jax.Array:
-        return function(x.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
+        return of(x, 0).astype(x.dtype)
 
     def backward(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        return ((slope(x.astype(wide)) * gradient.astype(wide)).astype(x.dtype),)
+        found = of(x, 1)
+        return ((found * gradient.astype(found.dtype)).astype(x.dtype),)
 
     activation.defvjp(lambda x: (activation(x), x), backward)
     return activation
+
+
+_FLAT = 36.0  # the square of where both forms are x or 0, to float32
 
 
 def _normal_cdf(x: jax.Array) -> jax.Array:
@@ -42,10 +50,35 @@ def _tanh_cdf(x: jax.Array) -> jax.Array:
 
 def _tanh_gelu_slope(x: jax.Array) -> jax.Array:
     cdf = _tanh_cdf(x)
-    return cdf + x * 2 * cdf * (1 - cdf) * math.sqrt(2 / math.pi) * (1 + 3 * _CUBE * x * x)
+    return cdf + 2 * cdf * (1 - cdf) * x * math.sqrt(2 / math.pi) * (1 + 3 * _CUBE * jnp.minimum(x * x, _FLAT))
 
 
-gelu = _differentiable(lambda x: x * _normal_cdf(x), lambda x: _normal_cdf(x) + x * _normal_density(x))
+# erf(x / sqrt(2)) = tanh(x p(x^2)) to 4e-5 of GELU and 1e-4 of its slope, the best fit of this degree on [-6, 6]: a twentieth of what rounding to bfloat16 takes from results of size 1. A
+# rational erf has three times the operations, which TPUs do once for every tile of the product behind them.
+_P = (0.79745006, 0.03698858, -0.00034292514)
+_SLOPE_OF_XP = (0.79745006, 3 * 0.03698858, 5 * -0.00034292514)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: jax.Array) -> jax.Array:
+    return functools.reduce(lambda sum, coefficient: sum * x + coefficient, reversed(coefficients))
+
+
+def _narrow_erf(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(erf(x / sqrt(2)), x^2 where that is not yet 1)."""
+    square = jnp.minimum(x * x, _FLAT)
+    return jnp.tanh(x * _polynomial(_P, square)), square
+
+
+def _narrow_gelu(x: jax.Array) -> jax.Array:
+    return 0.5 * x + 0.5 * x * _narrow_erf(x)[0]
+
+
+def _narrow_gelu_slope(x: jax.Array) -> jax.Array:
+    tanh, square = _narrow_erf(x)
+    return 0.5 + 0.5 * tanh + 0.5 * x * (1 - tanh * tanh) * _polynomial(_SLOPE_OF_XP, square)
+
+
+gelu = _differentiable(lambda x: x * _normal_cdf(x), lambda x: _normal_cdf(x) + x * _normal_density(x), (_narrow_gelu, _narrow_gelu_slope))
 gelu_tanh = _differentiable(lambda x: x * _tanh_cdf(x), _tanh_gelu_slope)
 
 ACTIVATION_FUNCTIONS: dict[str, Function] = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": jnp.tanh}

@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from bert_jax.model import kernels
 from bert_jax.model.dropout import dropout
 from bert_jax.model.layers import Project
 from bert_jax.model.positions import alibi_bias, alibi_slopes, rotate
+from bert_jax.model.remat import ATTENDED, kept
 from bert_jax.model.spec import AttentionSpec, Compute, EncoderSpec
 
 MASKED = kernels.MASKED
-ATTENDED = "attended"  # the result of attention, for rematerialisation
 LONGEST_WHOLE = kernels.LONGEST  # above which the scores of all queries never stand in memory together
 QUERIES_AT_ONCE = 256
 
@@ -198,7 +197,7 @@ class SelfAttention(nnx.Module):
     ) -> jax.Array:
         """x [b, l, d] -> [b, l, d]."""
         attended = self.attended(x, kind, context, dropout_key, compute)
-        return self.output(checkpoint_name(attended.reshape(*x.shape[:2], -1), ATTENDED))
+        return self.output(kept(attended.reshape(*x.shape[:2], -1), ATTENDED))
 
     def probabilities(self, x: jax.Array, kind: AttentionSpec, context: Context, compute: Compute) -> jax.Array:
         """x [b, l, d] -> [b, h, q, k]: how much of what a query finds comes from each key. Whatever the means of attention, it is linear in the values: of

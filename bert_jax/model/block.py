@@ -12,6 +12,7 @@ from bert_jax.model.dropout import dropout
 from bert_jax.model.layers import Norm, Project
 from bert_jax.model.long_attention import BlockSparseAttention, GlobalTokensAttention
 from bert_jax.model.long_spec import BlockSparseSpec, GlobalTokensSpec
+from bert_jax.model.remat import kept
 from bert_jax.model.spec import AttentionSpec, Compute, DisentangledSpec, EncoderSpec
 from bert_jax.sharding import constrain
 
@@ -64,6 +65,6 @@ class Block(nnx.Module):
 
     def _add(self, x, part, norm, key, adapter):
         y = dropout(part(norm(x) if self.pre_norm and norm is not None else x), self.rate, key)
-        x = x + (y if adapter is None else adapter(y))
+        x = kept(x + (y if adapter is None else adapter(y)))
         x = x if self.pre_norm else norm(x)
         return constrain(x, ACTIVATIONS_AXES)

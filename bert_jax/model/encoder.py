@@ -6,24 +6,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.model.attention import ATTENDED, Context
+from bert_jax.model.attention import Context
 from bert_jax.model.block import ACTIVATIONS_AXES, Block
 from bert_jax.model.convolution import Convolution
 from bert_jax.model.disentangled import RelativePositions
 from bert_jax.model.embed import InputEmbedding, Tables
 from bert_jax.model.layers import Norm, part_last, scan_layers, stack_layers
 from bert_jax.model.mask_decoder import MaskDecoder
+from bert_jax.model.remat import rematerialised
 from bert_jax.model.spec import Compute, DisentangledSpec, EncoderSpec
 from bert_jax.sharding import constrain
-
-POLICIES = jax.checkpoint_policies
-PROJECTIONS = POLICIES.dots_with_no_batch_dims_saveable
-REMAT_WRAPPERS = {
-    "none": lambda step: step,
-    "elementwise": lambda step: jax.checkpoint(step, policy=POLICIES.save_from_both_policies(PROJECTIONS, POLICIES.save_only_these_names(ATTENDED))),
-    "dots": lambda step: jax.checkpoint(step, policy=PROJECTIONS),
-    "full": jax.checkpoint,
-}
 
 
 class Period(nnx.Module):
@@ -92,7 +84,6 @@ class Encoder(nnx.Module):
             embed_key, block_keys = keys[0], keys[1:].reshape(-1, Block.KEYS)
             first_keys, last_keys = block_keys[:first], block_keys[scanned:]
             layer_keys = block_keys[first:scanned].reshape(repeats, len(kinds), Block.KEYS)
-        wrap = REMAT_WRAPPERS[compute.remat]
 
         x = self.embed(batch["input_ids"], batch["token_type_ids"], batch.get("position_ids"), embed_key, jnp.dtype(compute.dtype), tables)
         x = constrain(x, ACTIVATIONS_AXES)
@@ -102,8 +93,8 @@ class Encoder(nnx.Module):
         for index in range(first):
             graphdef, parameters = nnx.split(self.first[str(index)])
             kind, here = kinds[index % len(kinds)], context._replace(layer=index)
-            run = wrap(lambda parameters, x, keys, graphdef=graphdef, kind=kind, here=here: nnx.merge(graphdef, parameters)(x, kind, here, keys, compute))
-            before, x = x, run(parameters, x, first_keys[index])
+            run = lambda parameters, x, keys, graphdef=graphdef, kind=kind, here=here: nnx.merge(graphdef, parameters)(x, kind, here, keys, compute)
+            before, x = x, rematerialised(run, compute.remat, in_loop=False)(parameters, x, first_keys[index])
             if index == 0 and self.convolution is not None:
                 x = self.convolution(embedded, x, context.segment_ids, None if key is None else jax.random.fold_in(embed_key, 1))
             if collect is not None:
@@ -124,7 +115,7 @@ class Encoder(nnx.Module):
             numbers = jnp.arange(first, scanned).reshape(repeats, len(kinds))
             below = max(compute.untrained_layers - first, 0) // (len(kinds) * uses)
             untrained = below if below < (spec.layer_groups or repeats) else 0  # all of them: nothing in the scan has a gradient anyway
-            x, found = scan_layers(layers, body, x, (numbers, layer_keys), uses=uses, wrap=wrap, unroll=compute.unroll, untrained=untrained)
+            x, found = scan_layers(layers, body, x, (numbers, layer_keys), uses=uses, remat=compute.remat, unroll=compute.unroll, untrained=untrained)
             if collect is not None:
                 collected.append(found.reshape(-1, *found.shape[2 if uses == 1 else 3 :]))
         if decoder is not None:
@@ -133,5 +124,5 @@ class Encoder(nnx.Module):
             def run_last(parameters, queries, memory, keys):
                 return nnx.merge(graphdef, parameters)(queries, kinds[0], context._replace(layer=scanned, memory=memory), keys, compute)
 
-            x = decoder(functools.partial(wrap(run_last), parameters), x, batch.get("position_ids"), last_keys)
+            x = decoder(functools.partial(rematerialised(run_last, compute.remat, in_loop=False), parameters), x, batch.get("position_ids"), last_keys)
         return (self.final_norm(x) if spec.pre_norm else x), embedded, (jnp.concatenate(collected) if collected else None)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.model.remat import kept, rematerialised
 from bert_jax.model.spec import NormSpec
 
 PyTree = Any
@@ -45,10 +46,26 @@ class Project(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = jnp.einsum(self.equation, x, self.kernel[...].astype(x.dtype).reshape(self.matrix))
         y = y if self.lora is None else y + self.lora(x)
-        if self.bias is None:
-            return y
-        bias = self.bias[...].astype(x.dtype)
-        return y + (bias.reshape(-1) if bias.ndim > 1 and len(self.matrix) == 2 else bias)
+        if self.bias is not None:
+            bias = self.bias[...].astype(x.dtype)
+            y = _add_bias(y, bias.reshape(-1) if bias.ndim > 1 and len(self.matrix) == 2 else bias)
+        return kept(y)
+
+
+@jax.custom_vjp
+def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """y [..., *bias.shape]. The bias's gradient, a sum over all tokens, is a product with rows of ones: accumulated in float32, and by a TPU's matrix unit."""
+    return y + bias
+
+
+def _bias_gradient(bias: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    summed = tuple(range(gradient.ndim - bias.ndim))
+    ones = jnp.ones((8, *gradient.shape[: len(summed)]), gradient.dtype)  # a tile's height; a compiler would turn one row back into a sum
+    over = (tuple(axis + 1 for axis in summed), summed), ((), ())
+    return gradient, jax.lax.dot_general(ones, gradient, over, precision="highest", preferred_element_type=jnp.float32)[0].astype(bias.dtype)
+
+
+_add_bias.defvjp(lambda y, bias: (y + bias, bias), _bias_gradient)
 
 
 class Norm(nnx.Module):
@@ -62,9 +79,11 @@ class Norm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
+        square = jnp.square(wide).mean(-1, keepdims=True)
         if self.centre:
-            wide = wide - wide.mean(-1, keepdims=True)
-        normal = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps) * self.scale[...]
+            mean = kept(wide.mean(-1, keepdims=True))
+            wide, square = wide - mean, jnp.maximum(square - jnp.square(mean), 0.0)
+        normal = wide * kept(jax.lax.rsqrt(square + self.eps)) * self.scale[...]
         return (normal if self.bias is None else normal + self.bias[...]).astype(x.dtype)
 
 
@@ -112,18 +131,18 @@ def take_layers(stacked: nnx.Module, which: slice | int, passed: Callable[[jax.A
 
 
 def scan_layers(
-    module: nnx.Module, body: Callable, carry: jax.Array, own: PyTree, *, uses: int = 1, wrap: Callable = lambda f: f, unroll: int = 1, untrained: int = 0
+    module: nnx.Module, body: Callable, carry: jax.Array, own: PyTree, *, uses: int = 1, remat: str = "none", unroll: int = 1, untrained: int = 0
 ):
     """Runs `body(layer, carry, own) -> (carry, out)` over the layers of a stacked module, each `uses` times in a row; returns (carry, stacked outs).
 
-    own: arrays [layers x uses, ...], of which the body gets each layer's. wrap: applied to the scanned function, for rematerialisation.
+    own: arrays [layers x uses, ...], of which the body gets each layer's. remat: as in `Compute`.
     untrained: layers of the stack, from its beginning, that are scanned by themselves, for no gradient of theirs is wanted.
     """
     if untrained:
         below, above = take_layers(module, slice(None, untrained), jax.lax.stop_gradient), take_layers(module, slice(untrained, None))
         own_below, own_above = (jax.tree.map(lambda leaf: leaf[part], own) for part in (slice(None, untrained * uses), slice(untrained * uses, None)))
-        carry, out_below = scan_layers(below, body, carry, own_below, uses=uses, wrap=wrap, unroll=unroll)
-        carry, out_above = scan_layers(above, body, carry, own_above, uses=uses, wrap=wrap, unroll=unroll)
+        carry, out_below = scan_layers(below, body, carry, own_below, uses=uses, remat=remat, unroll=unroll)
+        carry, out_above = scan_layers(above, body, carry, own_above, uses=uses, remat=remat, unroll=unroll)
         return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), out_below, out_above)
     graphdef, state = nnx.split(module)
     state = _with_matrices(module, nnx.to_pure_dict(state))
@@ -132,12 +151,14 @@ def scan_layers(
         parameters, layer_own = layer
         return body(nnx.merge(graphdef, parameters), carry, layer_own)
 
+    count = jax.tree.leaves(state)[0].shape[0]
+    step = rematerialised(step, remat, in_loop=unroll < uses or (count > 1 if uses > 1 else unroll < count))
     if uses == 1:
-        return jax.lax.scan(wrap(step), carry, (state, own), unroll=unroll)
+        return jax.lax.scan(step, carry, (state, own), unroll=unroll)
 
     def again(carry, layer):
         parameters, layer_own = layer
-        return jax.lax.scan(lambda carry, own: wrap(step)(carry, (parameters, own)), carry, layer_own, length=uses, unroll=min(unroll, uses))
+        return jax.lax.scan(lambda carry, own: step(carry, (parameters, own)), carry, layer_own, length=uses, unroll=min(unroll, uses))
 
     grouped = jax.tree.map(lambda leaf: leaf.reshape(-1, uses, *leaf.shape[1:]), own)
     return jax.lax.scan(again, carry, (state, grouped))
