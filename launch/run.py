@@ -4,7 +4,7 @@ import dataclasses
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from bert_jax.model import kernels
 from bert_jax.model.depth import heights
 from bert_jax.model.families import build_spec
-from bert_jax.model.spec import Compute
+from bert_jax.model.spec import AttentionSpec, Compute
 from bert_jax.sharding import MESH_AXES, RULES, make_mesh
 from bert_jax.training.bad_steps import Limits, remembering
 from bert_jax.training.distillation import Distillation, student_params
@@ -141,6 +142,15 @@ def compute_of(config: dict[str, Any], mesh: Mesh) -> Compute:
     if attention == "pallas" and old:
         raise ConfigError(f"compute.attention=pallas needs a TPU v4 or newer, not {device.device_kind}; use auto or xla")
     return Compute(**config["compute"] | {"attention": attention})
+
+
+def attention_in_words(asked: str, compute: Compute, kinds: Sequence[AttentionSpec], lengths: Collection[int], device_kind: str) -> str:
+    """What computes attention, and why: of `auto` the device, of the kernel the lengths at which some layer cannot take it. asked: compute.attention of the config."""
+    why = ""
+    if asked == "auto":
+        why = f" (auto, on {device_kind})" if compute.attention == "pallas" else f" (auto: the Pallas kernel is for TPUs from v4 on, not for {device_kind})"
+    without = sorted(length for length in set(lengths) if compute.attention == "pallas" and not all(kernels.fits(kind, length) for kind in kinds))
+    return compute.attention + why + (f", but xla at length {', '.join(f'{length:,}' for length in without)}, which the kernel does not take" if without else "")
 
 
 def check_mesh_divides(blueprint: Blueprint, mesh: Mesh) -> None:

@@ -11,7 +11,7 @@ import re
 
 from bert_jax.plan.chips import CHIPS
 from bert_jax.plan.topology import Slice
-from launch.exit_codes import MEND
+from launch.exit_codes import AGAIN, MEND
 from launch.launchers import worker
 from launch.launchers.steps import Command, Step, check_name, check_words, quote
 
@@ -93,7 +93,7 @@ def container_words(words: list[str]) -> list[str]:
 def job_set(workload: Workload, payload: list[str]) -> dict:
     """The JobSet (jobset.x-k8s.io/v1alpha2) as nested plain values."""
     check_words(payload)
-    worker.check_shared_workdir(payload)
+    worker.check_shared_workdir(payload, bucket=workload.mount is not None)
     mounts, volumes, fetch = [], [], []
     if workload.store is not None:
         worker.read_bucket("--store", workload.store)
@@ -113,7 +113,8 @@ def job_set(workload: Workload, payload: list[str]) -> dict:
         }})
     hosts = workload.hosts
     selector = {
-        "cloud.google.com/gke-tpu-accelerator": ACCELERATORS[workload.generation], "cloud.google.com/gke-tpu-topology": workload.topology,
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v3-device" if workload.generation == "v3" and hosts == 1 else ACCELERATORS[workload.generation],
+        "cloud.google.com/gke-tpu-topology": workload.topology,
     } | ({"cloud.google.com/gke-spot": "true"} if workload.spot else {})
     pod = {
         "restartPolicy": "Never",
@@ -176,18 +177,19 @@ def apply(workload: Workload, payload: list[str], context: str | None, namespace
 def xpk_command(
     name: str, cluster: str, tpu_type: str, image: str, payload: list[str], *, slices: int, restarts: int, package: str | None, spot: bool
 ) -> list[Step]:
-    """`xpk workload create`. xpk pastes its --command into YAML and a shell, so the script goes through base64."""
+    """`xpk workload create`. xpk pastes its --command into YAML and a shell, so the script goes through base64. That shell hands SIGTERM to what it starts alone, hence exec."""
     check_words(payload)
+    worker.check_shared_workdir(payload, bucket=False)
     check_name("the name", name, NAME, "bert-large")
     check_name("--cluster", cluster, NAME, "my-cluster")
     check_name("--tpu-type", tpu_type, r"v[0-9][a-z0-9]*-[0-9]+", "v4-32")
     check_name("--image", image, r"[a-z0-9][A-Za-z0-9._/:@-]*", "gcr.io/my-project/bert-jax:1")
-    line = worker.remote_command(TRAIN, requirement_of(package), *payload)
+    line = "exec " + worker.remote_command(TRAIN, requirement_of(package), *payload)
     encoded = base64.b64encode(line.encode()).decode()
     argv = (
         "xpk", "workload", "create", f"--workload={name}", f"--cluster={cluster}", f"--tpu-type={tpu_type}", f"--num-slices={slices}",
-        f"--docker-image={image}", f"--max-restarts={restarts}", "--restart-on-user-code-failure", f"--termination-grace-period-seconds={GRACE}",
-        *(("--spot",) if spot else ()), f"--command=echo {encoded} | base64 -d > /tmp/bert_jax.sh && bash /tmp/bert_jax.sh",
+        f"--docker-image={image}", f"--max-restarts={restarts}", f"--restart-on-exit-codes={','.join(map(str, AGAIN))}", f"--termination-grace-period-seconds={GRACE}",
+        *(("--spot",) if spot else ()), f"--command=echo {encoded} | base64 -d > /tmp/bert_jax.sh && exec bash /tmp/bert_jax.sh",
     )
     shown = " ".join(map(quote, payload)).replace("\n", "\\n")
     return [Command(f"start it with xpk; in base64: bert-jax {shown}", argv)]

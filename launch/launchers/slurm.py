@@ -45,10 +45,12 @@ RUN = """\
 # A task that ends does not end the others at once: they may be saving. Ten minutes later Slurm ends them.
 srun --kill-on-bad-exit=0 --wait=600 --gpu-bind=none --cpus-per-task="$SLURM_CPUS_PER_TASK" "${command[@]}" &
 pid=$!
-trap 'kill -TERM "$pid"' TERM  # the notice before the time limit; srun hands it to every task
+# The notice before the time limit goes to the tasks themselves. srun must not get it: it would kill them.
+stopped=
+trap 'stopped=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1  # a person's wish: scancel --batch --signal=USR1 JOB
 """ + WAIT + f"""\
 case " {' '.join(map(str, AGAIN))} " in *" $status "*) again=1 ;; *) again= ;; esac
-if [ "$again" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt "$restarts" ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+if [ "$again" ] && [ -z "$stopped" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt "$restarts" ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
   echo "status $status: queued again"
   scontrol requeue "$SLURM_JOB_ID" && exit
 fi
@@ -86,6 +88,8 @@ class Job:
         for option, least in (("nodes", 1), ("gpus_per_node", 1), ("cpus_per_node", 1), ("notice", 1), ("restarts", 0)):
             if getattr(self, option) < least:
                 raise ValueError(f"--{option.replace('_', '-')}={getattr(self, option)}: give at least {least}")
+        if seconds_of(self.time) <= self.notice:
+            raise ValueError(f"--time={self.time} is {seconds_of(self.time):,} s as Slurm reads it, no longer than --notice={self.notice}; an hour is 1:00:00")
         if not Path(self.directory).is_absolute():
             raise ValueError(f"--directory={self.directory}: give an absolute path, which all nodes share")
         if (self.store is None) != (self.local_store is None):
@@ -96,6 +100,14 @@ class Job:
             raise ValueError(f"--local-store={self.local_store}: give an absolute path")
 
 
+def seconds_of(limit: str) -> int:
+    """Of a time limit in Slurm's words: MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, DAYS-HOURS and on to DAYS-HOURS:MINUTES:SECONDS."""
+    days, dash, rest = limit.rpartition("-")
+    numbers = [int(number) for number in rest.split(":")]
+    units = (3600, 60, 1) if dash or len(numbers) == 3 else (60, 1)
+    return int(days or 0) * 86400 + sum(number * unit for number, unit in zip(numbers, units))
+
+
 def batch_script(job: Job, payload: list[str]) -> str:
     check_words([*payload, job.directory, job.store or "", job.local_store or "", job.python])
     tasks = job.gpus_per_node if job.tasks == "per-gpu" else 1
@@ -103,7 +115,7 @@ def batch_script(job: Job, payload: list[str]) -> str:
         "job-name": job.name, "nodes": job.nodes, "ntasks-per-node": tasks, "gpus-per-node": job.gpus_per_node,
         "cpus-per-task": max(job.cpus_per_node // tasks, 1), "time": job.time,
         "partition": job.partition, "account": job.account, "qos": job.qos,
-        "signal": f"B:TERM@{job.notice}", "open-mode": "append", "output": "%x-%j.log", "export": "NONE",
+        "signal": f"TERM@{job.notice}", "open-mode": "append", "output": "%x-%j.log", "export": "NONE",
     }
     lines = ["#!/bin/bash"]
     lines += [f"#SBATCH --{name}={value}" for name, value in directives.items() if value is not None]

@@ -11,13 +11,15 @@ from collections.abc import Callable
 
 from launch.exit_codes import AGAIN
 from launch.launchers import worker
-from launch.launchers.relaunch import relaunch_until_done, run_interruptibly
+from launch.launchers.relaunch import relaunch_until_done, run_interruptibly, say
 from launch.launchers.steps import Command, check_name, check_words, not_installed, run_steps, show
 
 NAME = r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
 TAKEN_AWAY = ("SUSPENDING", "SUSPENDED", "FAILED", "DELETING")
 COMING = ("CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING")
 POLL = 60.0  # seconds
+TRIES = 10  # of what needs the network, before a fault of it counts
+FINAL = ("NOT_FOUND", "PERMISSION_DENIED", "INVALID_ARGUMENT", "gcloud auth login")  # in gcloud's words: no other try helps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,20 +141,31 @@ def run(
         if not recreate:
             print(f"{where.name} was taken away. To go on, delete, create and set it up again, then repeat this command; --recreate does so itself", file=sys.stderr)
             return False
-        if run_steps([*delete(where), *create(where, recreate[0])], execute=True) or not wait_until_active(where, sleep):
-            return False
-        return run_steps(setup(where, recreate[1]), execute=True) == 0
+        for _ in range(retries):
+            if run_steps([*delete(where), *create(where, recreate[0])], execute=True) or not wait_until_active(where, sleep):
+                return False
+            for _ in range(TRIES):
+                if run_steps(setup(where, recreate[1]), execute=True) == 0:
+                    return True
+                sleep(POLL)
+                if read_state(where, sleep) in TAKEN_AWAY:
+                    break  # once more from the queue
+            else:
+                return False
+        return False
 
-    return relaunch_until_done(
-        launch, lambda: read_state(where) in TAKEN_AWAY, recover, lambda: bool(interrupted), retries=retries, pause=POLL, sleep=sleep
+    status = relaunch_until_done(
+        launch, lambda: read_state(where, sleep) in TAKEN_AWAY, recover, lambda: bool(interrupted), retries=retries, pause=POLL, sleep=sleep
     )
+    say(f"status {status}; the slice {where.name} costs money until `bert-jax launch tpu-vm delete` deletes it")
+    return status
 
 
 def wait_until_active(where: Slice, sleep: Callable[[float], None]) -> bool:
     """Waits for the queue, however long it takes; False if the request failed."""
     state = None
     while True:
-        previous, state = state, read_state(where)
+        previous, state = state, read_state(where, sleep)
         if state == "ACTIVE":
             return True
         if state not in COMING:
@@ -163,11 +176,17 @@ def wait_until_active(where: Slice, sleep: Callable[[float], None]) -> bool:
         sleep(POLL)
 
 
-def read_state(where: Slice) -> str:
-    try:
-        result = subprocess.run(describe_state(where).argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-    except FileNotFoundError:
-        raise not_installed("gcloud") from None
-    if result.returncode:
-        raise RuntimeError(f"gcloud cannot describe the queued resource {where.name} in {where.zone}; `run` needs one, as `create` makes it")
-    return result.stdout.strip()
+def read_state(where: Slice, sleep: Callable[[float], None]) -> str:
+    """Of the queued resource; asks again when the network is what fails, as where this program runs on a laptop."""
+    for attempt in range(TRIES):
+        try:
+            result = subprocess.run(describe_state(where).argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        except FileNotFoundError:
+            raise not_installed("gcloud") from None
+        if not result.returncode:
+            return result.stdout.strip()
+        sys.stderr.write(result.stderr)
+        if any(word in result.stderr for word in FINAL) or attempt == TRIES - 1:
+            break
+        sleep(POLL)
+    raise RuntimeError(f"gcloud cannot describe the queued resource {where.name} in {where.zone}; `run` needs one, as `create` makes it")

@@ -1,7 +1,7 @@
 """What is done on a machine of a pod: bert_jax installed, the store fetched, the bucket mounted, the command run.
 
 Every script takes its values as arguments, so that none is ever pasted into it. On a worker all lies in `~/bert-jax`, where the payload runs, so its paths are relative:
-`venv/`, `store/` (the token store), `bucket/` (the mounted bucket, for the workdir), `run.log`, `lock` and `pid` of the process.
+`venv/`, `store/` (the token store), `bucket/` (the mounted bucket, for the workdir) and `mount` (how to mount it again), `run.log`, `lock` and `pid` of the process.
 """
 
 import dataclasses
@@ -49,15 +49,26 @@ if [ -n "$bucket" ]; then
   mkdir -p bucket
   flags=(--implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0)  # all workers see at once what one has written
   if [ -n "$prefix" ]; then flags+=(--only-dir "$prefix"); fi
+  printf "%s\\n" "${flags[@]}" "$bucket" > mount.new
+  if mountpoint --quiet bucket && ! cmp --silent mount.new mount; then fusermount -u bucket; fi  # another one than now
+  mv mount.new mount
   mountpoint --quiet bucket || gcsfuse "${flags[@]}" "$bucket" bucket
 fi
 echo "$(hostname): ready"
 """
 
-# A connection that breaks leaves the process running; the next run asks it to save and stop, and waits for it.
+# A connection that breaks leaves the process running; the next run asks it to save and stop, and waits for it. A machine that was started anew has lost its mounts:
+# without the bucket its workdir would be an empty one on its own disk.
 RUN = """\
 set -u
 cd "$HOME/bert-jax" || exit 1
+if [ -f mount ] && ! mountpoint --quiet bucket; then
+  mapfile -t flags < mount
+  gcsfuse "${flags[@]}" bucket || { echo "$(hostname): the bucket could not be mounted" >&2; exit 69; }  # as where a process does not come: worth another try
+fi
+case " $* " in
+  *" --workdir"?bucket/*) mountpoint --quiet bucket || { echo "$(hostname): no bucket is mounted as ~/bert-jax/bucket; repeat setup with --mount" >&2; exit 1; } ;;
+esac
 exec 9>> lock
 if ! flock --nonblock 9; then
   echo "$(hostname): an earlier run is alive here; asking it to save and stop" >&2
@@ -121,10 +132,11 @@ def remote_command(script: str, *arguments: str) -> str:
     return shlex.join(["bash", "-c", script, "bert-jax", *arguments])
 
 
-def check_shared_workdir(payload: list[str]) -> None:
-    """ValueError for a workdir that would be on one machine's own disk, which the others do not see and which goes with the machine."""
+def check_shared_workdir(payload: list[str], bucket: bool = True) -> None:
+    """ValueError for a workdir that would be on one machine's own disk, which the others do not see and which goes with the machine. bucket: one is mounted as bucket/."""
     for word, following in zip(payload, [*payload[1:], ""]):
         name, equals, value = word.partition("=")
         value = value if equals else following
-        if name == "--workdir" and not value.startswith(("bucket/", "/")):
-            raise ValueError(f"--workdir={value} would lie on each machine's own disk; write --workdir=bucket/NAME (see --mount), or an absolute path that all machines share")
+        if name == "--workdir" and not value.startswith(("bucket/", "/") if bucket else "/"):
+            wanted = "write --workdir=bucket/NAME (see --mount), or" if bucket else "no bucket is mounted as bucket/: give"
+            raise ValueError(f"--workdir={value} would lie on each machine's own disk; {wanted} an absolute path that all machines share")

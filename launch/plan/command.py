@@ -16,10 +16,15 @@ def plan(
     output: str | None, cached: bool, keep_text: str | None,
 ) -> int:
     """Prints it; the exit status tells whether the config fits as it is."""
+    if price is not None and not price >= 0:
+        raise ValueError(f"--price={price:g}: give what a chip costs for an hour, 0 or more")
     title = Path(config_name).name.removesuffix(".py")
     if isinstance(parse_topology(topology), GpuCluster):
         from launch.plan.gpu import make_gpu_plan
 
+        asked = {"--search": search, "--unrolled": unrolled, "--chip-batch": chip_batch is not None, "--phase": phase is not None, "--hlo": keep_text is not None}
+        if unheeded := [option for option, given in asked.items() if given]:
+            raise ValueError(f"{', '.join(unheeded)} would change nothing: GPUs are planned by arithmetic, all phases with the config's own batches; leave it away")
         made = make_gpu_plan(config, parse_topology(topology), price=price)
         figures, page, fits = made.figures, made.page(title), made.fits
     else:

@@ -83,6 +83,9 @@ def test_gpus_by_arithmetic(capsys):
         (["--config=bert_base", "--topology=v4-12"], "v4-16"),
         (["--config=quickstart", "--topology=gpu:h100x1"], "model.vocab_size"),
         (["--config=bert_base", "--topology=gpu:h100x48"], "use a multiple of 48"),
+        (["--config=bert_base", "--topology=gpu:h100x8", "--search", "--phase=0"], "--search, --phase would change nothing"),
+        (["--config=bert_base", "--topology=gpu:h100x8", "--price=-2"], "--price=-2"),
+        (["--config=bert_base", "--topology=v4-8", "--price=nan"], "--price=nan"),
     ],
 )
 def test_what_it_refuses(arguments, told, capsys):

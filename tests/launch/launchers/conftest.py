@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAMS = ("gcloud", "kubectl", "xpk", "sbatch", "srun", "scontrol", "squeue", "sudo", "curl", "gcsfuse", "lsb_release", "mountpoint")
+PROGRAMS = ("gcloud", "kubectl", "xpk", "sbatch", "srun", "scancel", "scontrol", "squeue", "sudo", "curl", "gcsfuse", "fusermount", "lsb_release", "mountpoint")
 RECORD = """\
 #!{python} -IS
 import fcntl, json, os, sys

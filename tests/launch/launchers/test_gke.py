@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from launch import exit_codes
 from launch.cli import main
 from launch.launchers.gke import TRAIN, Workload, apply, container_words, job_set, to_yaml, xpk_command
 from tests.launch.launchers.conftest import HOSTILE
 
 PAYLOAD = ["pretrain", "--config=bert_large", "--workdir=bucket/large", "--config.data.path=store"]
+SHARED = ["pretrain", "--config=bert_large", "--workdir=/mnt/runs/large", "--config.data.path=/mnt/store"]  # where no bucket is mounted
 WORKLOAD = ["bert-large", "--generation=v4", "--topology=2x2x4", "--image=python:3.11"]
 FULL = [
     "--package=git+https://github.com/me/bert_jax@v1", "--store=gs://my-bucket/store", "--mount=gs://my-bucket/runs", "--service-account=trainer", "--spot",
@@ -49,7 +51,7 @@ def recorder(directory: Path) -> None:
 
 @pytest.mark.parametrize("options, name", [([], "plain"), (FULL, "full")])
 def test_the_printed_job_set_is_golden(options, name, stand_ins, golden, capsys):
-    assert main(["launch", "gke", *WORKLOAD, *options, "--", *PAYLOAD]) == 0
+    assert main(["launch", "gke", *WORKLOAD, *options, "--", *(PAYLOAD if options else SHARED)]) == 0
     shown = capsys.readouterr().out
     golden(f"gke_{name}.txt", shown)
     subprocess.run(["bash", "-n"], input=shown, text=True, check=True)
@@ -105,7 +107,7 @@ def test_the_job_set_has_the_structure_that_its_controller_reads():
     ],
 )  # fmt: skip
 def test_a_pod_for_each_machine(generation, topology, hosts, chips):
-    job = job_set(Workload("large", generation, topology, "i:1"), PAYLOAD)["spec"]["replicatedJobs"][0]["template"]["spec"]
+    job = job_set(Workload("large", generation, topology, "i:1"), SHARED)["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["parallelism"] == job["completions"] == hosts
     assert job["template"]["spec"]["containers"][0]["resources"]["limits"] == {"google.com/tpu": chips}
 
@@ -129,7 +131,7 @@ def test_what_kubernetes_would_expand_is_escaped():
 def test_a_pod_installs_before_it_runs(stand_ins, tmp_path):
     recorder(stand_ins.directory)
     stand_ins.make("python3")
-    command = pod_of(job_set(Workload("large", "v4", "2x2x4", "i:1", package="bert-jax==0.1.0"), PAYLOAD))["containers"][0]["command"]
+    command = pod_of(job_set(Workload("large", "v4", "2x2x4", "i:1", package="bert-jax==0.1.0"), SHARED))["containers"][0]["command"]
     assert subprocess.run(command, cwd=tmp_path).returncode == 75
     assert stand_ins.calls() == [["python3", "-m", "pip", "install", "--quiet", "bert-jax[tpu]==0.1.0"]]
     stand_ins.make("python3", "sys.exit(3)")
@@ -138,7 +140,7 @@ def test_a_pod_installs_before_it_runs(stand_ins, tmp_path):
 
 
 def test_xpk_is_called_with_a_command_that_no_template_can_break(stand_ins, golden, tmp_path, capsys, monkeypatch):
-    assert main(["launch", "xpk", "bert-large", "--cluster=my-cluster", "--tpu-type=v4-32", "--image=python:3.11", "--spot", "--", *PAYLOAD]) == 0
+    assert main(["launch", "xpk", "bert-large", "--cluster=my-cluster", "--tpu-type=v4-32", "--image=python:3.11", "--spot", "--", *SHARED]) == 0
     golden("xpk.txt", capsys.readouterr().out)
     recorder(stand_ins.directory)
     (step,) = xpk_command("large", "c", "v4-32", "i:1", ["pretrain", *HOSTILE], slices=1, restarts=2, package=None, spot=False)
@@ -148,6 +150,45 @@ def test_xpk_is_called_with_a_command_that_no_template_can_break(stand_ins, gold
     assert subprocess.run(["bash", "-c", line], cwd=tmp_path).returncode == 75
     assert json.loads((stand_ins.directory / "ran").read_text()) == ["pretrain", *HOSTILE]
     assert not list(tmp_path.rglob("owned"))
+
+
+def test_xpk_hands_the_notice_on_to_the_run(stand_ins, tmp_path):
+    """Around the command as src/xpk/core/docker_container.py has it; without `exec` the signal ends the subshell alone, and the container with it."""
+    program = stand_ins.directory / "bert-jax"
+    program.write_text(
+        f"#!{sys.executable} -IS\nimport signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), print('saved', flush=True), sys.exit(75)))\nprint('up', flush=True); time.sleep(60)\n"
+    )
+    program.chmod(0o755)
+    (step,) = xpk_command("large", "c", "v4-32", "i:1", SHARED, slices=1, restarts=2, package=None, spot=False)
+    command = step.argv[-1].removeprefix("--command=").replace("/tmp/bert_jax.sh", str(tmp_path / "bert_jax.sh"))
+    script = (
+        "_sigterm() (kill -SIGTERM $! 2>/dev/null;);\ntrap _sigterm SIGTERM;\n"
+        f"({command}) & PID=$!;\nwhile kill -0 $PID 2>/dev/null; do sleep 0.1; done;\nwait $PID;\nEXIT_CODE=$?;\nexit $EXIT_CODE\n"
+    )
+    process = subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stdout.readline() == "up\n"
+    process.terminate()
+    assert (process.communicate(timeout=30)[0], process.returncode) == ("saved\n", 75)
+
+
+def test_xpk_restarts_after_what_a_run_says_is_worth_it():
+    (step,) = xpk_command("large", "c", "v4-32", "i:1", SHARED, slices=1, restarts=2, package=None, spot=False)
+    assert f"--restart-on-exit-codes={','.join(map(str, exit_codes.AGAIN))}" in step.argv  # `xpk workload create` of 0.7.1 and later; 127 to 255 it adds itself
+
+
+@pytest.mark.parametrize("workdir", ["bucket/large", "runs/large"])
+def test_a_workdir_in_a_bucket_that_is_not_mounted_is_refused(workdir, stand_ins, capsys):
+    payload = ["pretrain", "--config=bert_large", f"--workdir={workdir}"]
+    assert main(["launch", "gke", *WORKLOAD, "--execute", "--", *payload]) == 1
+    assert "no bucket is mounted" in capsys.readouterr().err
+    assert main(["launch", "xpk", "bert-large", "--cluster=my-cluster", "--tpu-type=v4-32", "--image=i:1", "--execute", "--", *payload]) == 1
+    assert "no bucket is mounted" in capsys.readouterr().err and not stand_ins.calls()
+
+
+def test_a_single_machine_of_v3_has_another_name():
+    for topology, name in (("2x2", "tpu-v3-device"), ("4x4", "tpu-v3-slice")):
+        assert pod_of(job_set(Workload("large", "v3", topology, "i:1"), SHARED))["nodeSelector"]["cloud.google.com/gke-tpu-accelerator"] == name
 
 
 @pytest.mark.parametrize(
@@ -165,11 +206,11 @@ def test_xpk_is_called_with_a_command_that_no_template_can_break(stand_ins, gold
     ],
 )
 def test_what_does_not_fit_is_refused(change, message, stand_ins, capsys):
-    assert main(["launch", "gke", *WORKLOAD, *change, "--execute", "--", *PAYLOAD]) == 1
+    assert main(["launch", "gke", *WORKLOAD, *change, "--execute", "--", *SHARED]) == 1
     assert message in capsys.readouterr().err and not stand_ins.calls()
 
 
 def test_pods_cannot_see_a_local_package(stand_ins, tmp_path, capsys):
     (tmp_path / "bert_jax-0.1.0.tar.gz").write_text("")
-    assert main(["launch", "gke", *WORKLOAD, f"--package={tmp_path}/bert_jax-0.1.0.tar.gz", "--", *PAYLOAD]) == 1
+    assert main(["launch", "gke", *WORKLOAD, f"--package={tmp_path}/bert_jax-0.1.0.tar.gz", "--", *SHARED]) == 1
     assert "build an image" in capsys.readouterr().err

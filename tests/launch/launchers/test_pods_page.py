@@ -18,7 +18,7 @@ def test_the_page_goes_all_the_way():
     assert kinds == {"local", "local-gpus", "slurm", "tpu-vm", "gke", "xpk"}
     assert {words[0] for words in OURS} == {"launch", "plan", "evaluate", "export"}
     assert {words[2] for words in OURS if words[1] == "tpu-vm"} == {"create", "setup", "run", "stop", "delete"}
-    assert all(line.startswith(("bert-jax ", "gcloud ", "pip ")) for line in COMMANDS)
+    assert all(line.startswith(("bert-jax ", "gcloud ", "kubectl ", "pip ")) for line in COMMANDS)
 
 
 @pytest.mark.parametrize("words", OURS, ids=" ".join)

@@ -10,21 +10,23 @@ from pathlib import Path
 import pytest
 
 from launch.cli import main
-from launch.launchers.slurm import Job, batch_script, submit
+from launch.launchers.slurm import Job, batch_script, seconds_of, submit
 from launch.launchers.steps import run_steps
 from tests.launch.launchers.conftest import HOSTILE
 
 SIZE = ["--nodes=2", "--gpus-per-node=8", "--cpus-per-node=96", "--time=24:00:00"]
 PAYLOAD = ["pretrain", "--config=bert_large", "--workdir=runs/large", "--config.data.path=/local/store"]
-# As srun: runs the program once, passes SIGTERM on, returns its status.
+# As srun: runs the program once, returns its status, and on SIGTERM kills it ("forcing job termination" in src/srun/signals.c).
 SRUN = """
 import signal, subprocess
 words = sys.argv[1:]
 while words[0].startswith("--"): words.pop(0)
 child = subprocess.Popen(words)
-signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))
-sys.exit(child.wait())
+open({task!r}, "w").write(str(child.pid))
+signal.signal(signal.SIGTERM, lambda *_: child.kill())
+sys.exit(child.wait() % 256)
 """
+SAVES = "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), sys.exit(75))); print('up', flush=True); time.sleep(60)"
 
 
 def make_job(shared: Path, **changes) -> Job:
@@ -33,7 +35,9 @@ def make_job(shared: Path, **changes) -> Job:
 
 def run_script(job: Job, payload: list[str], stand_ins, *, do: str = "", state: str = "RUNNING", restarted: int = 0, **options) -> subprocess.Popen:
     """Starts the batch script as Slurm does; the bert-jax that it finds notes its arguments and devices, then does `do`."""
-    stand_ins.make("srun", SRUN)
+    task = str(stand_ins.directory / "task")
+    stand_ins.make("srun", SRUN.format(task=task))
+    stand_ins.make("scancel", f"import signal; os.kill(int(open({task!r}).read()), signal.SIGTERM)")
     stand_ins.make("squeue", f"print({state!r})")
     program = Path(job.directory) / "venv/bin/bert-jax" if job.package else stand_ins.directory / "bert-jax"
     program.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +73,13 @@ def test_the_printed_script_is_golden_and_valid_shell(options, name, stand_ins, 
     assert script.startswith("#!/bin/bash\n#SBATCH ")
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     assert not stand_ins.calls()
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"), [("5", 300), ("5:30", 330), ("24:00:00", 86400), ("2-0", 172800), ("1-2:03", 93780), ("1-2:03:04", 93784)],
+)
+def test_time_limits_are_read_as_slurm_reads_them(limit, seconds):
+    assert seconds_of(limit) == seconds
 
 
 def test_the_script_is_written_and_submitted(stand_ins, tmp_path):
@@ -121,12 +132,20 @@ def test_only_a_run_that_may_go_on_is_queued_again(do, state, restarted, status,
 
 
 def test_the_notice_before_the_time_limit_saves_and_queues_again(stand_ins, tmp_path):
-    do = "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), sys.exit(75))); print('up', flush=True); time.sleep(60)"
-    process = run_script(make_job(tmp_path), PAYLOAD, stand_ins, do=do)
+    assert "#SBATCH --signal=TERM@300\n" in batch_script(make_job(tmp_path), PAYLOAD)  # to the tasks; with B: to the script, whose srun may not have it
+    process = run_script(make_job(tmp_path), PAYLOAD, stand_ins, do=SAVES)
     assert process.stdout.readline() == "up\n"
-    process.send_signal(signal.SIGTERM)
+    os.kill(int((stand_ins.directory / "task").read_text()), signal.SIGTERM)
     assert process.wait(timeout=30) == 0
     assert stand_ins.calls("scontrol") == [["scontrol", "requeue", "17"]]
+
+
+def test_a_person_can_stop_a_job_saved_and_it_is_not_queued_again(stand_ins, tmp_path):
+    process = run_script(make_job(tmp_path), PAYLOAD, stand_ins, do=SAVES)
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=30) == 75
+    assert stand_ins.calls("scancel", "scontrol") == [["scancel", "--signal=TERM", "17"]]
 
 
 def test_the_package_is_installed_once_and_the_store_copied_whole(stand_ins, tmp_path):
@@ -170,6 +189,8 @@ def test_an_installation_that_fails_ends_the_job(stand_ins, tmp_path):
         ({"partition": "gpu --uid=0"}, "--partition"),
         ({"time": "1 hour"}, "--time"),
         ({"nodes": 0}, "--nodes=0"),
+        ({"time": "1:00"}, "60 s as Slurm reads it"),  # a minute, though an hour was meant
+        ({"time": "5"}, "--notice=300"),
         ({"directory": "here"}, "absolute path"),
         ({"store": "/shared/store"}, "--local-store"),
         ({"store": "store", "local_store": "/l"}, "--store"),

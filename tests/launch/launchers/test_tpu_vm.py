@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from launch import exit_codes
 from launch.cli import main
 from launch.launchers import tpu_vm, worker
 from launch.launchers.relaunch import relaunch_until_done
@@ -144,8 +145,50 @@ def test_setup_installs_fetches_and_mounts_and_may_be_repeated(stand_ins, home):
     get_uv, make = ["python3", "-m", "pip", "install", "--quiet", "--user", "uv"], ["python3", "-m", "uv", "venv", "--quiet", "--python", "3.11", "venv"]
     uncached = ["--metadata-cache-ttl-secs=0", "--metadata-cache-negative-ttl-secs=0"]
     mount = ["gcsfuse", "--implicit-dirs", *uncached, "--only-dir", "runs/large", "my-bucket", "bucket"]
-    calls = [call for call in stand_ins.calls("python3", "gcloud", "gcsfuse") if "ssh" not in call]
+    calls = [call for call in stand_ins.calls("python3", "gcloud", "gcsfuse", "fusermount") if "ssh" not in call]
     assert calls == [get_uv, make, install, fetch, mount, get_uv, install, fetch]
+
+
+MOUNTS = {"mountpoint": "sys.exit(0 if os.path.exists('bucket/mounted') else 32)", "gcsfuse": "open('bucket/mounted', 'w')", "fusermount": "os.remove('bucket/mounted')"}
+
+
+def make_mounts(stand_ins) -> None:
+    for name, code in MOUNTS.items():
+        stand_ins.make(name, code)
+    stand_ins.make("gcloud", REMOTE)
+    stand_ins.make("python3")
+
+
+def test_a_machine_that_was_started_anew_mounts_the_bucket_again_before_it_runs(stand_ins, home):
+    make_mounts(stand_ins)
+    (setup,) = tpu_vm.setup(SLICE, tpu_vm.Provision("bert-jax", mount="gs://my-bucket/runs"))
+    (home / "venv/bin/python").touch(mode=0o755)
+    assert subprocess.run(setup.argv).returncode == 0
+    (home / "bucket/mounted").unlink()
+    (home / "do").write_text("assert os.path.exists('bucket/mounted')")
+    assert tpu_vm.run(SLICE, PAYLOAD, retries=0, recreate=None, execute=True) == 0
+    first, again = stand_ins.calls("gcsfuse")
+    assert first == again == ["gcsfuse", "--implicit-dirs", "--metadata-cache-ttl-secs=0", "--metadata-cache-negative-ttl-secs=0", "--only-dir", "runs", "my-bucket", "bucket"]
+    (home / "bucket/mounted").unlink()
+    stand_ins.make("gcsfuse", "sys.exit(1)")
+    assert tpu_vm.run(SLICE, PAYLOAD, retries=0, recreate=None, execute=True) in exit_codes.AGAIN and ran(home).count(PAYLOAD) == 1
+
+
+@pytest.mark.parametrize("workdir", [["--workdir=bucket/large"], ["--workdir", "bucket/large"]])
+def test_without_a_bucket_its_directory_is_not_written_to(workdir, stand_ins, home, capfd):
+    make_mounts(stand_ins)
+    assert tpu_vm.run(SLICE, ["pretrain", "--config=bert_large", *workdir], retries=0, recreate=None, execute=True) == 1
+    assert "no bucket is mounted" in capfd.readouterr().err and not (home / "ran").exists()
+
+
+def test_another_bucket_takes_the_place_of_the_first(stand_ins, home):
+    make_mounts(stand_ins)
+    (home / "venv/bin/python").touch(mode=0o755)
+    for bucket in ("gs://my-bucket/runs", "gs://my-bucket/runs", "gs://another/runs"):
+        (setup,) = tpu_vm.setup(SLICE, tpu_vm.Provision("bert-jax", mount=bucket))
+        assert subprocess.run(setup.argv).returncode == 0
+    assert [call[0] for call in stand_ins.calls("gcsfuse", "fusermount")] == ["gcsfuse", "fusermount", "gcsfuse"]
+    assert stand_ins.calls("gcsfuse")[-1][-2:] == ["another", "bucket"]
 
 
 def test_setup_copies_a_package_file_first(stand_ins, home, tmp_path):
@@ -273,6 +316,31 @@ def test_a_spot_slice_is_made_anew_only_when_asked(stand_ins, tmp_path):
     status, calls = run_scripted(stand_ins, tmp_path, recreate=True, ssh=[255, 0, 0], describe=states)
     assert status == 0
     assert calls == ["ssh", "describe", "delete", "create", "describe", "describe", "describe", "ssh setup", "ssh"]
+
+
+def test_a_slice_taken_away_while_it_is_set_up_is_made_anew_once_more(stand_ins, tmp_path):
+    states = ["SUSPENDED", "ACTIVE", "ACTIVE", "SUSPENDED", "ACTIVE"]
+    status, calls = run_scripted(stand_ins, tmp_path, recreate=True, ssh=[255, 1, 1, 0, 0], describe=states)
+    assert status == 0
+    made = ["delete", "create", "describe"]
+    assert calls == ["ssh", "describe", *made, "ssh setup", "describe", "ssh setup", "describe", *made, "ssh setup", "ssh"]
+
+
+def test_a_network_that_fails_for_a_while_does_not_end_it(stand_ins, tmp_path):
+    status, calls = run_scripted(stand_ins, tmp_path, recreate=False, ssh=[255, 0], describe=[1, 1, 1, "ACTIVE"])
+    assert (status, calls) == (0, ["ssh", *["describe"] * 4, "ssh"])
+
+
+def test_what_no_other_try_can_help_is_told_at_once(stand_ins, tmp_path):
+    stand_ins.make("gcloud", "print('ERROR: (gcloud) NOT_FOUND: no such thing', file=sys.stderr); sys.exit(1)")
+    with pytest.raises(RuntimeError, match="queued resource bert-large"):
+        tpu_vm.read_state(SLICE, lambda seconds: None)
+    assert len(stand_ins.calls()) == 1
+
+
+def test_the_end_says_that_the_slice_still_costs_money(stand_ins, tmp_path, capsys):
+    assert run_scripted(stand_ins, tmp_path, recreate=False, ssh=[0], describe=["ACTIVE"]) == (0, ["ssh"])
+    assert "costs money until" in capsys.readouterr().err
 
 
 def test_without_recreate_nothing_is_created_or_deleted(stand_ins, tmp_path, capsys):
