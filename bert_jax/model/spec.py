@@ -435,7 +435,7 @@ class Compute:
     """How a model is run; changes speed, memory and rounding, never what is computed.
 
     dtype: of activations and matmuls (parameters, softmax, norm statistics and loss stay float32). remat: what the backward pass
-    recomputes: nothing, what is elementwise (norms, activations, dropout), all but the projections (so attention too), or everything. unroll: layers per iteration of the scan. attention: "xla", plain operations, or
+    recomputes: nothing, what is elementwise (activations, dropout), attention too, or everything (`remat.py`). unroll: layers per iteration of the scan. attention: "xla", plain operations, or
     "pallas", the TPU kernel where it takes the shapes (`kernels.fits`). untrained_layers: the lowest, with the embeddings below them, that have no gradient:
     they are run as one that trains nothing runs them.
     """
