@@ -53,7 +53,7 @@ SLICES: dict[str, dict[str, list[str]]] = {
     "deberta_v3_small": {"v3-128": ["accumulate=8"], "v4-128": ["accumulate=8"]},
     "deberta_v3_base": {"v3-128": ["accumulate=8"], "v4-128": ["accumulate=8"]},
     "deberta_v2_xlarge": {"v3-128": ["accumulate=8"], "v4-128": ["accumulate=8"]},
-    "modernbert_large": {"v3-64": ["mesh.tensor=8", "accumulate=77"], "v4-64": ["mesh.tensor=4", "accumulate=77"]},
+    "modernbert_large": {"v3-32": ["mesh.tensor=4", "accumulate=77"], "v4-64": ["mesh.tensor=4", "accumulate=77"]},
 }
 SHAPES = """\
 `bert_large_*x*_v4-8.md` are BERT-large at the batches that plan.md compares, with `--phase`, `--chip-batch` and `--unrolled`."""
