@@ -22,7 +22,6 @@ from launch.phases import phases_of
 from launch.plan.plan import default_cache
 from launch.plan.programs import lower_step, shallow
 
-os.environ.update(libtpu_environment())
 LAYERS = 24
 SHAPES = {"128x64": (0, 64), "512x16": (1, 16)}  # length x sequences of a chip -> phase of configs/bert_large.py, sequences
 TOPOLOGY = parse_topology("v4-8")
@@ -113,6 +112,8 @@ def main() -> None:
     parser.add_argument("--peer", required=True, metavar="DIR", help="where transformers 4.53.3 is installed")
     parser.add_argument("--shape", action="append", choices=SHAPES, help=f"length x sequences of a chip (default: {', '.join(SHAPES)})")
     arguments = parser.parse_args()
+    if not os.environ.items() >= libtpu_environment().items():  # which JAX reads when it is imported: once more, with it
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | libtpu_environment())
     sys.path.insert(0, arguments.peer)
     device = slice_devices(TOPOLOGY)[0]
     for shape in arguments.shape or SHAPES:

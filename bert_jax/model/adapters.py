@@ -13,6 +13,7 @@ from flax import nnx, traverse_util
 from bert_jax.model.activations import ACTIVATION_FUNCTIONS
 from bert_jax.model.adapter_spec import LoraSpec
 from bert_jax.model.layers import Project
+from bert_jax.model.remat import kept
 from bert_jax.model.spec import EncoderSpec
 
 LORA, ADAPTER = "lora", "_adapter"  # in paths of parameters
@@ -25,7 +26,7 @@ class LowRank(nnx.Module):
         names, shape, inputs = project.kernel.get_metadata("axes"), project.kernel.shape, project.num_inputs
         letters, output = project.equation.split("->")
         letters, kernel = letters.split(",")
-        contracted, left = ([letter for letter in kernel if (letter in output) == kept] for kept in (False, True))
+        contracted, left = ([letter for letter in kernel if (letter in output) == in_output] for in_output in (False, True))
         rows = "".join(letter for letter in letters if letter not in contracted)
         self.inward, self.outward = f"{letters},{''.join(contracted)}r->{rows}r", f"{rows}r,r{''.join(left)}->{output}"
         self.inward_shape = (*project.matrix[: len(contracted)], spec.rank)
@@ -39,7 +40,7 @@ class LowRank(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Of the project's input, what is added to its output."""
         a, b = (part[...].astype(x.dtype).reshape(shape) for part, shape in ((self.a, self.inward_shape), (self.b, self.outward_shape)))
-        return jnp.einsum(self.outward, jnp.einsum(self.inward, x, a) * jnp.asarray(self.scale, x.dtype), b)
+        return jnp.einsum(self.outward, kept(jnp.einsum(self.inward, x, a)) * jnp.asarray(self.scale, x.dtype), b)
 
 
 class Bottleneck(nnx.Module):

@@ -15,7 +15,7 @@ POLICIES = {"elementwise": _names(KEPT, ATTENDED), "dots": _names(KEPT), "full":
 
 
 def kept(x: jax.Array, name: str = KEPT) -> jax.Array:
-    """x itself, which the policies know by the name."""
+    """x itself, of any shape, which the policies know by the name."""
     return checkpoint_name(x, name)
 
 

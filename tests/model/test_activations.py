@@ -41,6 +41,12 @@ def test_half_precision_is_rounded_once_of_nearly_all_numbers(name):
     np.testing.assert_allclose(np.asarray(backward(jnp.ones_like(x))[0], np.float64), theirs_in.grad.numpy(), rtol=2**-8, atol=1.2e-4)
 
 
+def test_half_precision_rounds_the_tanh_form_once():
+    x = jnp.asarray(X, jnp.bfloat16)
+    function = ACTIVATION_FUNCTIONS["gelu_tanh"]
+    np.testing.assert_array_equal(function(x), function(x.astype(jnp.float32)).astype(jnp.bfloat16))
+
+
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh"])
 def test_only_the_input_is_kept(name):
     x = jnp.asarray(X, jnp.bfloat16)

@@ -1,10 +1,14 @@
 """What each choice of `compute.remat` keeps of a layer for the backward pass, and what it computes again."""
 
+import dataclasses
+import functools
+
 import jax
 import pytest
 from flax import nnx
 from jax.extend import core
 
+from bert_jax.model.adapter_spec import LoraSpec
 from bert_jax.model.families import build_spec
 from bert_jax.model.remat import POLICIES
 from bert_jax.model.spec import REMAT, Compute
@@ -15,9 +19,12 @@ ALL_ALIKE = {"bert": {}, "albert": {"family": "albert", "layer_groups": 1, "embe
 D, F = BASE["hidden_size"], BASE["intermediate_size"]
 
 
-def lower(shape="bert", **compute):
+@functools.cache
+def lower(shape="bert", lora=False, **compute):
     """(jaxpr, text) of the gradients of an encoder with dropout."""
     spec = build_spec(BASE | ALL_ALIKE[shape] | {"num_layers": LAYERS, "dropout": 0.1, "attention_dropout": 0.1})
+    if lora:
+        spec = dataclasses.replace(spec, encoder=dataclasses.replace(spec.encoder, adapter=LoraSpec(4, 8.0, ("query", "value"))))
     graphdef, params = graph(spec)
     batch = random_batch(spec, ROWS, LENGTH)
 
@@ -58,6 +65,11 @@ def test_elementwise_computes_no_projection_again():
     assert counts["elementwise"] == counts["none"] + 1
     assert counts["dots"] == counts["none"] + 2
     assert counts["full"] >= counts["none"] + 2 + 5  # all but the last one, which nothing behind it in the layer needs
+
+
+def test_elementwise_computes_no_low_rank_product_again():
+    counts = {remat: products(lower(lora=True, remat=remat)[0]) for remat in ("none", "elementwise")}
+    assert counts["elementwise"] == counts["none"] + 1  # attention's scores
 
 
 def test_elementwise_keeps_eleven_times_the_layers_output_and_two_statistics_a_norm():
