@@ -5,12 +5,15 @@ where unused), so that nothing asks which kind of run this is.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+Tree = Any
 MESH_AXES = ("data", "fsdp", "tensor")
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
@@ -78,10 +81,52 @@ def shard_over_data(sharding: NamedSharding, shape: tuple[int, ...]) -> NamedSha
 
 
 def constrain(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
-    """Pins an activation's sharding under `jax.set_mesh`; without a mesh, returns it as it is."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """Pins an activation's sharding under `jax.set_mesh`; without a mesh, and where each device works by itself (`is_mapped`), returns it as it is."""
+    if jax.sharding.get_abstract_mesh().empty or is_mapped():
         return x
     return jax.lax.with_sharding_constraint(x, partition_spec(axes))
+
+
+def is_mapped() -> bool:
+    """Whether this is traced for one device along `data` and its rows alone, by `over_data`."""
+    return "data" in jax.sharding.get_abstract_mesh().manual_axes
+
+
+def rows_before(rows: int) -> jax.Array | int:
+    """The number in the whole batch of the first of these rows, of which every device has as many; 0 where the whole batch is at hand."""
+    return jax.lax.axis_index("data") * rows if is_mapped() else 0
+
+
+def all_rows(x: jax.Array) -> jax.Array:
+    """[rows, ...] of one device -> those of all; x itself where the whole batch is at hand."""
+    return jax.lax.all_gather(x, "data", tiled=True) if is_mapped() else x
+
+
+def over_data(function: Callable, mesh: Mesh, sums: Tree) -> Callable:
+    """function(batch, *whole) -> (gradients, numbers), of the rows of one device, as a function of all rows that returns the sums over all devices.
+
+    The mesh has no other axis. sums: the shardings of the gradients, each whole or cut over `data`, along one axis: of those no device adds up more than its piece.
+    """
+
+    def summed(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+        axis = _data_axis(sharding)
+        return jax.lax.psum(x, "data") if axis is None else jax.lax.psum_scatter(x, "data", scatter_dimension=axis, tiled=True)
+
+    def run(batch, *whole):
+        gradients, numbers = function(batch, *whole)
+        return jax.tree.map(summed, gradients, sums), jax.lax.psum(numbers, "data")
+
+    def mapped(batch, *whole):
+        specs = PartitionSpec("data"), *[PartitionSpec()] * len(whole)
+        pieces = jax.tree.map(lambda sharding: sharding.spec, sums)
+        return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=(pieces, PartitionSpec()), check_vma=False)(batch, *whole)
+
+    return mapped
+
+
+def _data_axis(sharding: NamedSharding) -> int | None:
+    """The axis that `data` cuts."""
+    return next((axis for axis, names in enumerate(sharding.spec) if names == "data" or isinstance(names, tuple) and "data" in names), None)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

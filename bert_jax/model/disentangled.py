@@ -80,7 +80,7 @@ class DisentangledSelfAttention(SelfAttention):
         memory, relative = x if context.memory is None else context.memory, context.relative
         query, key, value = in_heads(self.query, x, kind), in_heads(self.key, memory, kind), values_in_heads(self.value, memory, kind, context)
         if dropout_key is not None:
-            relative = dropout(relative, self.rate, jax.random.fold_in(dropout_key, 1))
+            relative = dropout(relative, self.rate, jax.random.fold_in(dropout_key, 1), seeded=0)
         projections = (self.query, self.key) if kind.shared_projections else (self.position_query, self.position_key)
         position_query, position_key = (in_heads(project, relative[None], kind)[0] for project in projections)
         each, scale = jnp.asarray(TERMS**-0.5, query.dtype), jnp.asarray((TERMS * kind.head_dim) ** -0.5, query.dtype)

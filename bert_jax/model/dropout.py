@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.sharding import rows_before
+
 Bits = jax.Array  # uint32
 STRIDE = np.uint32(0x9E3779B9)  # 2^32 / golden ratio, odd: steps of a counter that are far apart
 
@@ -55,11 +57,12 @@ def uniform(key: jax.Array, shape: tuple[int, ...], seeded: int = 1) -> jax.Arra
 
 
 def counted(key: jax.Array, shape: tuple[int, ...], seeded: int) -> tuple[Bits, Bits]:
-    """(seed, counter), both of `shape`: each slice along the first `seeded` axes has a seed of its own, and its elements are counted."""
+    """(seed, counter), both of `shape`: each slice along the first `seeded` axes, of which the first is the batch's, has a seed of its own, and its elements are counted."""
     first, second = words(key)
     seed = first
     for axis in range(seeded):
-        seed = seeds(seed, second, jax.lax.broadcasted_iota(jnp.uint32, shape, axis))
+        number = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        seed = seeds(seed, second, number if axis else number + jnp.uint32(rows_before(shape[0])))
     counter, size = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(seeded, len(shape))):
         counter += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(size)

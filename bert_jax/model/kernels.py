@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 from bert_jax.model.dropout import keeps, seeds, threshold_of, words
 from bert_jax.model.positions import alibi_slopes
 from bert_jax.model.spec import AttentionSpec
+from bert_jax.sharding import is_mapped, rows_before
 
 MASKED = -1e30  # finite, so that a row with nothing to attend to (padding) gives a uniform average and not NaN
 LANES = 128  # a block's last axis is a multiple of this, or the whole axis
@@ -58,13 +59,13 @@ def attend_in_kernel(
     """
     batch, length, num_heads, head_dim = query.shape
     mesh = jax.sharding.get_abstract_mesh()
-    rows, heads = jnp.arange(batch, dtype=jnp.uint32), jnp.arange(num_heads, dtype=jnp.uint32)
+    rows, heads = jnp.arange(batch, dtype=jnp.uint32) + jnp.uint32(rows_before(batch)), jnp.arange(num_heads, dtype=jnp.uint32)
     slopes = jnp.asarray(alibi_slopes(num_heads) if spec.alibi else np.zeros(num_heads, np.float32))
     seed = jnp.zeros(2, jnp.uint32) if dropout_key is None else jnp.stack(words(dropout_key))
     rate = 0.0 if dropout_key is None else spec.dropout
     kind = dataclasses.replace(spec, dropout=rate)
     run = functools.partial(_attend, kind=kind, interpret=interpret)
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty or mesh.size == 1 or is_mapped():
         return run(query, key, value, segment_ids, rows, heads, slopes, seed)
     along, across = ("data", "fsdp"), "tensor"
     features, whole = PartitionSpec(along, None, across, None), PartitionSpec()

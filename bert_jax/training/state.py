@@ -100,9 +100,13 @@ def param_shardings(blueprint: Blueprint, mesh: Mesh) -> Tree:
     return jax.tree.map(lambda axes: NamedSharding(mesh, partition_spec(axes)), blueprint.axes, is_leaf=lambda node: isinstance(node, tuple))
 
 
-def abstract_params(blueprint: Blueprint, mesh: Mesh) -> Tree:
-    """Parameters as ShapeDtypeStructs that carry their shardings."""
-    return jax.tree.map(_place, blueprint.params, param_shardings(blueprint, mesh))
+def abstract_params(blueprint: Blueprint, mesh: Mesh, *, zero1: bool = False) -> Tree:
+    """Parameters as ShapeDtypeStructs that carry their shardings. zero1: as a TrainState has them, cut over `data` too if all of them are trained."""
+
+    def place(leaf, sharding):
+        return _place(leaf, shard_over_data(sharding, leaf.shape) if zero1 and blueprint.trained == EVERYTHING else sharding)
+
+    return jax.tree.map(place, blueprint.params, param_shardings(blueprint, mesh))
 
 
 def _place(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
@@ -110,12 +114,13 @@ def _place(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtyp
 
 
 def abstract_state(blueprint: Blueprint, tx: optax.GradientTransformation, mesh: Mesh, *, zero1: bool = False) -> TrainState:
-    """A TrainState of ShapeDtypeStructs that carry their shardings; moments, of what is trained, are sharded as their parameters and, with zero1, over `data` too.
+    """A TrainState of ShapeDtypeStructs that carry their shardings; moments, of what is trained, are sharded as their parameters and, with zero1, over `data` too, as are
+    the parameters themselves where all are trained: `whole_params` gathers what a step computes with.
 
     Moments of another shape than their parameter's (Adafactor's factors, one row or column per matrix) are small and lie on every device.
     """
-    params = abstract_params(blueprint, mesh)
-    trained = blueprint.trained.of(params)
+    params = abstract_params(blueprint, mesh, zero1=zero1)
+    trained = blueprint.trained.of(abstract_params(blueprint, mesh))
     cut = jax.tree.map(lambda leaf: shard_over_data(leaf.sharding, leaf.shape) if zero1 else leaf.sharding, trained)
     opt_state = jax.eval_shape(tx.init, trained)
 
@@ -144,8 +149,25 @@ def shardings_of(abstract: Tree) -> Tree:
 
 def update_shardings(abstract: TrainState, trained: Trained = EVERYTHING) -> Tree:
     """Where gradients and updates are computed, a tree like the trained parameters: with ZeRO-1, which shows in the moments, cut over `data`."""
+    if trained == EVERYTHING:
+        return shardings_of(abstract.params)
     zero1 = any("data" in jax.tree.leaves(tuple(leaf.sharding.spec)) for leaf in jax.tree.leaves(abstract.opt_state))
     return jax.tree.map(lambda leaf: shard_over_data(leaf.sharding, leaf.shape) if zero1 else leaf.sharding, trained.of(abstract.params))
+
+
+def whole_params(blueprint: Blueprint, params: Tree, mesh: Mesh, dtype: jnp.dtype) -> Tree:
+    """Parameters of a TrainState, gathered over `data`; the matrices of layers in `dtype`, in which all that they are used for is computed: they are most of what travels.
+
+    Not where layers share them, for their gradients are sums over the layers.
+    """
+    shared = blueprint.spec.encoder.layer_groups is not None
+
+    def whole(path, param, axes, sharding):
+        if axes[0] == "layers" and path[-1].key == "kernel" and not shared:
+            param = param.astype(dtype)
+        return jax.lax.with_sharding_constraint(param, sharding)
+
+    return jax.tree.map_with_path(whole, params, blueprint.axes, param_shardings(blueprint, mesh))
 
 
 def init_state(blueprint: Blueprint, tx: optax.GradientTransformation, abstract: TrainState, key: jax.Array) -> TrainState:

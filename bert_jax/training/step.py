@@ -9,12 +9,12 @@ import optax
 from jax.sharding import Mesh
 
 from bert_jax.model.spec import Compute
-from bert_jax.sharding import batch_sharding, constrain, replicated
+from bert_jax.sharding import batch_sharding, constrain, is_mapped, over_data, replicated
 from bert_jax.training.bad_steps import Limits, without_bad
 from bert_jax.training.norms import norm_metrics
 from bert_jax.training.objectives import Objective, ratios, total_loss
 from bert_jax.training.schedules import Schedule
-from bert_jax.training.state import Blueprint, TrainState, Tree, shardings_of, update_shardings
+from bert_jax.training.state import Blueprint, TrainState, Tree, shardings_of, update_shardings, whole_params
 
 
 def make_train_step(
@@ -38,43 +38,51 @@ def make_train_step(
     What the blueprint's `trained` leaves out has neither gradient nor moments, and its bits stay. frozen: trees of ShapeDtypeStructs with shardings, of what the objective reads and nothing trains (a teacher's parameters).
     """
 
-    part = blueprint.trained
+    part, dtype = blueprint.trained, jnp.dtype(compute.dtype)
     pieces = update_shardings(abstract, part)
     compute = dataclasses.replace(compute, untrained_layers=part.layers)
     tx = optax.with_extra_args_support(tx)
 
-    def gradients(params, micro, weights, key, *frozen):
+    def of_micro_batch(batch, params, weights, key, *frozen):
         def loss_of(trained):
-            losses, right = objective.sums(blueprint.model(part.put_into(params, trained)), micro, *frozen, key=key, compute=compute)
+            losses, right = objective.sums(blueprint.model(part.put_into(params, trained)), batch, *frozen, key=key, compute=compute)
             return total_loss(losses, weights, objective.scales), (losses, right)
 
         (_, sums), grads = jax.value_and_grad(loss_of, has_aux=True)(part.of(params))
-        return jax.lax.with_sharding_constraint(grads, pieces), sums
+        return grads if is_mapped() else jax.lax.with_sharding_constraint(grads, pieces), sums
+
+    def of_batch(batch, params, weights, key, *frozen):
+        """(gradients of what is trained, sums of losses and of right predictions)."""
+        if accumulate == 1:
+            return of_micro_batch(batch, params, weights, key, *frozen)
+
+        def add(total, indexed):
+            index, micro = indexed
+            of_this = of_micro_batch(micro, params, weights, jax.random.fold_in(key, index), *frozen)
+            return jax.tree.map(jnp.add, total, of_this), None
+
+        micros = jax.tree.map(lambda field: split_batch(field, accumulate), batch)
+        first = jax.tree.map(lambda field: field[0], micros)
+        shapes = jax.eval_shape(of_micro_batch, first, params, weights, key, *frozen)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), shapes)
+        (grads, sums), _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), micros))
+        return jax.tree.map(lambda leaf, shape: leaf.astype(shape.dtype), grads, shapes[0]), sums
+
+    # On the path of pure data parallelism each device adds its own rows' gradients up, and they travel once a step. Of other meshes the compiler decides.
+    gradients = over_data(of_batch, mesh, pieces) if mesh.shape["data"] == mesh.size > 1 else of_batch
 
     def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array, *frozen: Tree):
         key = jax.random.fold_in(key, state.step)
         weights = objective.weights(batch)
-        if accumulate == 1:
-            grads, (losses, right) = gradients(state.params, batch, weights, key, *frozen)
-        else:
-
-            def add(total, indexed):
-                index, micro = indexed
-                of_micro = gradients(state.params, micro, weights, jax.random.fold_in(key, index), *frozen)
-                return jax.tree.map(jnp.add, total, of_micro), None
-
-            micros = jax.tree.map(lambda field: split_batch(field, accumulate), batch)
-            first = jax.tree.map(lambda field: field[0], micros)
-            shapes = jax.eval_shape(gradients, state.params, first, weights, key, *frozen)
-            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-            (grads, (losses, right)), _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), micros))
-        report: dict[str, jax.Array] = {}
+        grads, (losses, right) = gradients(batch, whole_params(blueprint, state.params, mesh, dtype), weights, key, *frozen)
         params = jax.lax.with_sharding_constraint(part.of(state.params), pieces)
+        grads = jax.tree.map(lambda leaf, param: leaf.astype(param.dtype), grads, params)
+        report: dict[str, jax.Array] = {}
         loss = total_loss(losses, weights, objective.scales)
         updates, opt_state = tx.update(grads, state.opt_state, params, report=report, loss=loss)
         rate = schedule(state.step - first_step)
         updates = optax.tree.scale(-rate, updates)
-        new_params = jax.lax.with_sharding_constraint(optax.apply_updates(params, updates), pieces)  # the step's out_shardings gather them, once
+        new_params = jax.lax.with_sharding_constraint(optax.apply_updates(params, updates), pieces)
         one = jnp.float32(1)
         metrics = ratios(losses, right, weights) | {"loss": (loss, one), "learning_rate": (rate, one)}
         metrics |= norm_metrics(grads, updates, params, blueprint.axes, report.get("trust_ratios"))
@@ -104,7 +112,8 @@ def make_eval_step(blueprint: Blueprint, objective: Objective, compute: Compute,
     """`eval_step(params, batch) -> metrics` without dropout; metrics: name -> (numerator, denominator)."""
 
     def eval_step(params, batch):
-        losses, right = objective.sums(blueprint.model(params), batch, key=None, compute=compute)
+        whole = whole_params(blueprint, params, mesh, jnp.dtype(compute.dtype))
+        losses, right = objective.sums(blueprint.model(whole), batch, key=None, compute=compute)
         return ratios(losses, right, objective.weights(batch))
 
     return jax.jit(eval_step, in_shardings=(shardings_of(abstract_params), batch_sharding(mesh)), out_shardings=replicated(mesh))

@@ -13,6 +13,7 @@ import optax
 from bert_jax.model.attention import MASKED
 from bert_jax.model.spec import Compute
 from bert_jax.model.task_heads import TaskModel
+from bert_jax.sharding import all_rows, rows_before
 from bert_jax.training.objectives import cross_entropy
 
 IGNORED = -100  # a token's label that is not learnt, as torch and transformers have it
@@ -151,9 +152,9 @@ class MultipleNegatives(EmbeddingObjective):
     def sums_of_towers(self, model: TaskModel, vectors: list[jax.Array], batch: Batch) -> Sums:
         anchors, *others = map(unit, vectors)
         rows = batch["weights"]
-        scores = self.scale * anchors @ jnp.concatenate(others).T
-        scores = jnp.where(jnp.tile(rows, len(others)) > 0, scores, MASKED)
-        own = jnp.arange(len(anchors))
+        scores = self.scale * anchors @ jnp.concatenate([*map(all_rows, others)]).T
+        scores = jnp.where(jnp.tile(all_rows(rows), len(others)) > 0, scores, MASKED)
+        own = jnp.arange(len(anchors)) + rows_before(len(anchors))
         right = ((scores.argmax(-1) == own) * rows).sum()
         return {"task": (cross_entropy(scores, own) * rows).sum()}, {"task_accuracy": (right, rows.sum())}
 
