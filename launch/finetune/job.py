@@ -74,7 +74,7 @@ def make_job(config: dict[str, Any], model: dict[str, Any], sets: TaskSets, devi
     train_step = make_train_step(
         blueprint, objective, tx, schedule, compute, abstract, mesh, accumulate=config["accumulate"], limits=Limits(**config["bad_steps"])
     )
-    predictor = make_predictor(blueprint, compute, mesh, config["eval"]["batch_size"])
+    predictor = make_predictor(blueprint, compute, abstract.params, mesh, config["eval"]["batch_size"])
     return Job(config, model, task, blueprint, objective, schedule, tx, mesh, compute, abstract, train_step, predictor)
 
 

@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from bert_jax.batch import device_fields
 from bert_jax.model.spec import TOKEN_KINDS, Compute
 from bert_jax.sharding import batch_sharding, process_rows, put_batch, replicated
-from bert_jax.training.state import Blueprint, Tree, abstract_params, shardings_of
+from bert_jax.training.state import Blueprint, Tree, shardings_of, whole_params
 from bert_jax.training.task_objectives import TOWERS
 from data_pipeline.tasks.batches import TaskBatches
 from data_pipeline.tasks.encode import Features
@@ -55,16 +56,16 @@ class Predictor:
         return collected if self.kind in TOKEN_KINDS else np.stack(collected)
 
 
-def make_predictor(blueprint: Blueprint, compute: Compute, mesh: Mesh, batch_size: int) -> Predictor:
+def make_predictor(blueprint: Blueprint, compute: Compute, abstract_params: Tree, mesh: Mesh, batch_size: int) -> Predictor:
     """Of a TaskSpec's blueprint: without dropout; the model's scores, of embeddings the vectors of each tower in the batch, by prefix; whole on every device."""
     compute, kind = dataclasses.replace(compute, remat="none"), blueprint.spec.kind
 
     def predict(params: Tree, batch: dict[str, jax.Array]):
-        model = blueprint.model(params)
+        model = blueprint.model(whole_params(blueprint, params, mesh, jnp.dtype(compute.dtype)))
         if kind != "embedding":
             return model(batch, compute=compute)
         towers = [prefix for prefix in TOWERS if f"{prefix}input_ids" in batch]
         return {prefix: model({name: batch[prefix + name] for name in INPUTS}, compute=compute) for prefix in towers}
 
-    shardings = shardings_of(abstract_params(blueprint, mesh)), batch_sharding(mesh)
+    shardings = shardings_of(abstract_params), batch_sharding(mesh)
     return Predictor(kind, mesh, batch_size, jax.jit(predict, in_shardings=shardings, out_shardings=replicated(mesh)))

@@ -83,5 +83,6 @@ def as_encoder(loaded: LoadedModel, *, pooling: str | None = None, length: int =
 def on_devices(loaded: LoadedModel, task: TaskFile, params: Tree, batch_size: int, dtype: str) -> Model:
     blueprint, mesh = make_blueprint(task.spec(loaded.section)), make_mesh()
     attention = "pallas" if mesh.devices.flat[0].platform == "tpu" else "xla"
-    predictor = make_predictor(blueprint, Compute(dtype=dtype, attention=attention), mesh, batch_size)
-    return Model(loaded, task, predictor, jax.device_put(params, shardings_of(abstract_params(blueprint, mesh))), loaded.tokenizer())
+    abstract = abstract_params(blueprint, mesh)
+    predictor = make_predictor(blueprint, Compute(dtype=dtype, attention=attention), abstract, mesh, batch_size)
+    return Model(loaded, task, predictor, jax.device_put(params, shardings_of(abstract)), loaded.tokenizer())

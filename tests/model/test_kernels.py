@@ -71,7 +71,7 @@ def test_the_kernel_is_plain_attention(name):
 
 
 def on_four_devices():
-    """In a process of its own, with virtual devices: rows over data, heads over tensor."""
+    """In a process of its own, with virtual devices: rows over data, heads over tensor; and rows alone, where each device works by itself."""
     kind = KINDS["dropout"]
     arrays, segments = inputs(kind)
     arrays, segments = [jnp.concatenate([array, array[:1]]) for array in arrays], jnp.concatenate([segments, segments[:1]])
@@ -83,6 +83,13 @@ def on_four_devices():
         found, gradients = value_and_gradients(run, placed, segments, kind)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     for one, other in zip(gradients, expected_gradients):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+    mesh, rows = make_mesh(), PartitionSpec("data")
+    with jax.set_mesh(mesh):
+        alone = jax.shard_map(lambda segments, *arrays: value_and_gradients(run, arrays, segments, kind), in_specs=rows, out_specs=rows, check_vma=False)
+        found, gradients = jax.jit(alone)(segments, *arrays)
+    for one, other in zip([found, *gradients], [expected, *expected_gradients]):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
     x, key = jnp.ones((8, 64)), jax.random.key(3)

@@ -7,6 +7,7 @@ that lies on one device, and the program's collectives. With two or more, the fi
 """
 
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from bert_jax.batch import device_fields
 from bert_jax.collectives import collectives
 from bert_jax.model.adapter_spec import BottleneckSpec, LoraSpec
 from bert_jax.model.families import build_spec
+from bert_jax.model.families.tasks import task_spec
 from bert_jax.model.spec import AnySpec, Compute
 from bert_jax.sharding import MESH_AXES, make_mesh, put_batch
 from bert_jax.training.checkpoint import Checkpoints
@@ -28,25 +30,27 @@ from bert_jax.training.optim import OptimizerSpec, make_optimizer
 from bert_jax.training.schedules import Schedule
 from bert_jax.training.state import Blueprint, abstract_params, abstract_state, init_state, make_blueprint, shardings_of
 from bert_jax.training.step import make_train_step
+from bert_jax.training.task_objectives import TOWERS, MultipleNegatives, TaskObjective
 from bert_jax.training.trained import trained_part
 from tests.training.conftest import make_batch
 
 ROWS = 16
 B1 = 0.9
 # Every axis that a mesh may cut has eight pieces and more; no two axes have the same length, so that a collective's shape tells what it carries.
-SIZES = dict(vocab_size=200, hidden_size=64, num_layers=2, num_heads=8, intermediate_size=112, max_positions=40, dropout=0.0, attention_dropout=0.0)
+SIZES = dict(vocab_size=200, hidden_size=64, num_layers=2, num_heads=8, intermediate_size=112, max_positions=40, dropout=0.1, attention_dropout=0.1)
 BERT = dict(family="bert", nsp=False) | SIZES
 ADAPTERS = {"lora": LoraSpec(8, 16.0, ("attention", "mlp")), "bottleneck": BottleneckSpec(24, ("attention", "mlp"))}
 GENERATOR = dict(generator_hidden_size=32, generator_layers=1, generator_heads=8, generator_intermediate_size=48)
 
 
 class Subject(NamedTuple):
-    """teacher: of a distillation. freeze: as in fine-tuning."""
+    """teacher: of a distillation. freeze: as in fine-tuning. batch: of ROWS rows, its fields on the devices."""
 
     spec: AnySpec
-    objective: Objective | Distillation
+    objective: Objective | Distillation | TaskObjective
     teacher: Blueprint | None = None
     freeze: str = ""
+    batch: dict | None = None
 
 
 def subject(name: str) -> Subject:
@@ -57,6 +61,11 @@ def subject(name: str) -> Subject:
         spec = build_spec(BERT | {"num_layers": 4})
         spec = dataclasses.replace(spec, encoder=dataclasses.replace(spec.encoder, adapter=ADAPTERS.get(name)))
         return Subject(spec, MaskedLm(None), freeze="2 layers" if name == "frozen" else "")
+    if name == "multiple_negatives":  # each row is compared with all others
+        towers = {prefix: make_batch(number, ROWS) for number, prefix in enumerate(TOWERS)}
+        fields = {prefix + field: batch[field] for prefix, batch in towers.items() for field in ("input_ids", "token_type_ids", "segment_ids")}
+        weights = (np.arange(ROWS) < ROWS - 1).astype(np.float32)
+        return Subject(task_spec(BERT, kind="embedding", outputs=1, pooling="mean"), MultipleNegatives(), batch=fields | {"weights": weights})
     deberta = SIZES | dict(max_distance=40)
     sections = {
         "bert": BERT,
@@ -88,9 +97,9 @@ class Runs:
         # After one step from zero, the first moment is (1 - b1) times the gradient.
         self.tx = make_optimizer(OptimizerSpec("adamw_bert", B1, 0.999, 1e-3, 0.01, 1.0, ("bias", "norm")), self.blueprint.trained.names(self.blueprint.axes))
         self.schedule = Schedule(peak=5e-2, warmup_steps=0, total_steps=100, power=1.0, end=0.0, decay_from="warmup")
-        self.batch = {name: field for name, field in device_fields(make_batch(0, ROWS)).items() if name != "nsp_labels"}
+        self.batch = subject.batch or {name: field for name, field in device_fields(make_batch(0, ROWS)).items() if name != "nsp_labels"}
         self.first = init_state(self.blueprint, self.tx, self.abstract((1, 1, 1), False)[1], jax.random.key(0))
-        self.wanted, *_ = self.run((1, 1, 1), False, 1)
+        self.wanted = functools.cache(lambda accumulate: self.run((1, 1, 1), False, accumulate)[0])  # masks of dropout are each micro-batch's own
 
     def abstract(self, sizes, zero1):
         mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
@@ -113,7 +122,8 @@ class Runs:
 
     def report(self, sizes, zero1, accumulate) -> tuple[dict, object]:
         values, state, text = self.run(sizes, zero1, accumulate)
-        farthest = {kind: max(jax.tree.leaves(distances(values[kind], self.wanted[kind]))) for kind in values}
+        wanted = self.wanted(accumulate)
+        farthest = {kind: max(jax.tree.leaves(distances(values[kind], wanted[kind]))) for kind in values}
         shapes = {kind: {name: (leaf.shape, sorted({shard.data.shape for shard in leaf.addressable_shards})) for name, leaf in names(tree).items()}
                   for kind, tree in (("params", state.params), ("opt_state", state.opt_state))}
         axes = dict(zip(MESH_AXES, sizes))
