@@ -105,7 +105,8 @@ def all_rows(x: jax.Array) -> jax.Array:
 def over_data(function: Callable, mesh: Mesh, sums: Tree) -> Callable:
     """function(batch, *whole) -> (gradients, numbers), of the rows of one device, as a function of all rows that returns the sums over all devices.
 
-    The mesh has no other axis. sums: the shardings of the gradients, each whole or cut over `data`, along one axis: of those no device adds up more than its piece.
+    The mesh has no other axis of more than one device: where some are mapped over and others are the compiler's to divide, its partitioner fails (jax 0.10, libtpu 0.0.51: an
+    abort at gathers, and on CPUs at sums of bfloat16). sums: the shardings of the gradients, each whole or cut over `data` along one axis; of those no device adds up more than its piece.
     """
 
     def summed(x: jax.Array, sharding: NamedSharding) -> jax.Array:

@@ -66,9 +66,11 @@ def make_train_step(
         shapes = jax.eval_shape(of_micro_batch, first, params, weights, key, *frozen)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), shapes)
         (grads, sums), _ = jax.lax.scan(add, zeros, (jnp.arange(accumulate), micros))
-        return jax.tree.map(lambda leaf, shape: leaf.astype(shape.dtype), grads, shapes[0]), sums
+        if is_mapped():  # what now travels does so in the type in which it was computed
+            grads = jax.tree.map(lambda leaf, shape: leaf.astype(shape.dtype), grads, shapes[0])
+        return grads, sums
 
-    # On the path of pure data parallelism each device adds its own rows' gradients up, and they travel once a step. Of other meshes the compiler decides.
+    # Where the mesh is data alone, each device adds up the gradients of its own rows, and they travel once a step; else when and how the compiler decides.
     gradients = over_data(of_batch, mesh, pieces) if mesh.shape["data"] == mesh.size > 1 else of_batch
 
     def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array, *frozen: Tree):

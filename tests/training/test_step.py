@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from bert_jax.batch import device_fields
-from bert_jax.model.families import bert
+from bert_jax.model.families import bert, build_spec
+from bert_jax.model.spec import Compute
 from bert_jax.sharding import make_mesh, process_rows, put_batch
 from bert_jax.training.evaluate import evaluate
 from bert_jax.training.metrics import divide, model_flops
 from bert_jax.training.objectives import MaskedLm, ratios
-from bert_jax.training.state import make_blueprint
+from bert_jax.training.state import make_blueprint, whole_params
 from bert_jax.training.step import make_eval_step
 from tests.training.conftest import LENGTH, make_batch
 
@@ -120,3 +121,25 @@ def test_the_batch_contract_is_checked():
     with pytest.raises(ValueError, match="lacks the field 'segment_ids'"):
         check({name: array for name, array in batch.items() if name != "segment_ids"})
     assert batch["input_ids"].shape[1] == LENGTH
+
+
+SMALL = dict(vocab_size=200, hidden_size=16, num_layers=4, num_heads=2, intermediate_size=32, max_positions=32)
+FAMILIES = {
+    "bert": dict(family="bert") | SMALL,
+    "modernbert": dict(family="modernbert") | SMALL,
+    "albert": dict(family="albert", embedding_size=8) | SMALL,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_matrices_of_layers_travel_as_they_are_used(family, tiny):
+    """Rounding them once, before they are gathered, changes no bit of the logits; and nothing else is rounded, nor what a gradient adds up over layers."""
+    blueprint = make_blueprint(build_spec(FAMILIES[family]))
+    params, batch = blueprint.init(jax.random.key(0)), device_fields(make_batch(0))
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)  # norms and biases too
+    whole = whole_params(blueprint, params, tiny.mesh, jnp.dtype("bfloat16"))
+    kinds = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.dtype for path, leaf in jax.tree.leaves_with_path(whole)}
+    rounded = {name for name, kind in kinds.items() if kind == jnp.bfloat16}
+    assert rounded == (set() if family == "albert" else {name for name in kinds if "/layers/" in name and name.endswith("kernel")})
+    logits = jax.jit(lambda params: blueprint.model(params)(batch, compute=Compute(dtype="bfloat16"))["mlm"])
+    np.testing.assert_array_equal(logits(whole), logits(params))
