@@ -214,8 +214,17 @@ class Oversight:
 
 
 def end_in_time(status: int) -> None:
-    """Called last: ends the process if it is still there so long afterwards. Python waits for others' threads, and Orbax's wait for minutes after a save that failed."""
-    ending = threading.Timer(ENDING_SECONDS + (0 if distributed.number() is None else distributed.SHUTDOWN_SECONDS), os._exit, (status,))
+    """Called last: ends the process if it is still there so long afterwards. Python waits for others' threads, and Orbax's wait for minutes after a save that failed.
+
+    Of several processes all part here: JAX would have them do so after those threads have ended, and abort those that come first."""
+    if distributed.number() is not None:
+        _end_after(distributed.SHUTDOWN_SECONDS + ENDING_SECONDS, status)
+        distributed.part()
+    _end_after(ENDING_SECONDS, status)
+
+
+def _end_after(seconds: float, status: int) -> None:
+    ending = threading.Timer(seconds, os._exit, (status,))
     ending.daemon = True
     ending.start()
 

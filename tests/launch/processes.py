@@ -1,21 +1,25 @@
 """Runs `bert-jax` as several real processes, and records which rows each of them trained on.
 
-As a program: `python -m tests.launch.processes COMMAND ...` is `bert-jax COMMAND ...`, with two variables: RECORD_ROWS, a directory for the hashes of the rows, and
-SECONDS_PER_BATCH, the least time that a batch takes.
+As a program: `python -m tests.launch.processes COMMAND ...` is `bert-jax COMMAND ...`, with three variables: RECORD_ROWS, a directory for the hashes of the rows;
+SECONDS_PER_BATCH, the least time that a batch takes; FAILING_SAVE, such as 1/2: process 1 cannot write its part of its second save.
 """
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+SMALL_FILES = 2**16
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 ENVIRONMENT = re.compile(r"(SLURM|OMPI|BERT_JAX|JAX)_(?!PLATFORMS)|XLA_FLAGS$")  # of the tests' own process, not for its children
 
@@ -155,11 +159,43 @@ def recorded_rows(directory: Path) -> dict[int, dict[int, str]]:
     return steps
 
 
+def failing_once(save, number: int, which: int):
+    """Orbax's asynchronous `save`, in whose call number `which`, from 1, process `number` can write no file of more than SMALL_FILES bytes, until its error is asked for."""
+    calls = itertools.count(1)
+
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    def failing(*arguments):
+        import jax
+
+        if next(calls) != which or jax.process_index() != number:
+            return save(*arguments)
+        limit(SMALL_FILES)
+        response = save(*arguments)
+
+        def result():
+            try:
+                return response.result()
+            finally:
+                limit(resource.RLIM_INFINITY)
+
+        return types.SimpleNamespace(result=result)
+
+    return failing
+
+
 if __name__ == "__main__":
-    from launch.cli import main
+    from launch.cli import command_line
+
+    if "FAILING_SAVE" in os.environ:
+        from bert_jax.training import checkpoint
+
+        checkpoint.ORPHANED = 2.0
+        checkpoint.ocp.save_checkpointables_async = failing_once(checkpoint.ocp.save_checkpointables_async, *map(int, os.environ["FAILING_SAVE"].split("/")))
 
     if "RECORD_ROWS" in os.environ and sys.argv[1] == "pretrain":
         import launch.pretrain
 
         launch.pretrain.make_source = recording(launch.pretrain.make_source, Path(os.environ["RECORD_ROWS"]), float(os.environ.get("SECONDS_PER_BATCH", 0)))
-    sys.exit(main())
+    command_line()

@@ -33,11 +33,11 @@ def recorded(prepared, tmp_path_factory):
     return directory
 
 
-def train(recorded, root, *more, seconds=0.0, **settings):
+def train(recorded, root, *more, seconds=0.0, failing_save=None, **settings):
     (root / "rows").mkdir(parents=True, exist_ok=True)
     return start(
         root, "pretrain", *LONGER, f"--config.data.path={recorded}", f"--workdir={root / 'run'}", *more,
-        variables={"RECORD_ROWS": str(root / "rows"), "SECONDS_PER_BATCH": str(seconds)}, **settings,
+        variables={"RECORD_ROWS": str(root / "rows"), "SECONDS_PER_BATCH": str(seconds)} | ({"FAILING_SAVE": failing_save} if failing_save else {}), **settings,
     )
 
 
@@ -67,6 +67,19 @@ def stop(job, number=0, words="first step after", by=signal.SIGTERM):
     job.wait_for(words)
     job.processes[number].send_signal(by)
     job.check(75)
+
+
+@pytest.mark.parametrize("number", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_save_of_which_one_process_fails_is_given_up_by_all(recorded, undisturbed, tmp_path, number):
+    """Nobody waits for its part, nothing of it stays, training goes on, and the next save is whole."""
+    job = train(recorded, tmp_path, processes=2, devices=2, failing_save=f"{number}/1")
+    job.check()
+    (event,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "save failed" in line]
+    assert event["step"] == 10 and "Failed writing" in event["detail"]
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert checkpoints.steps() == [20, STEPS] and checkpoints.damage(20) is None and checkpoints.damage(STEPS) is None
+    assert sorted(path.name for path in checkpoints.directory.iterdir()) == [checkpoints.path(step).name for step in (20, STEPS)]
+    assert_same_run(tmp_path, undisturbed)
 
 
 def test_stopped_on_two_processes_and_continued_on_one(recorded, undisturbed, tmp_path):
