@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from bert_jax.model.heads import DetectionModel, PretrainingModel, build
-from bert_jax.model.spec import AnySpec
+from bert_jax.model.spec import AnySpec, TaskSpec
 from bert_jax.sharding import constrain, partition_spec, replicated, shard_over_data
 from bert_jax.training.bad_steps import Remembering, nothing_usual
 from bert_jax.training.trained import EVERYTHING, Trained
@@ -158,9 +158,10 @@ def update_shardings(abstract: TrainState, trained: Trained = EVERYTHING) -> Tre
 def whole_params(blueprint: Blueprint, params: Tree, mesh: Mesh, dtype: jnp.dtype) -> Tree:
     """Parameters of a TrainState, gathered over `data`; the matrices of layers in `dtype`, in which all that they are used for is computed: they are most of what travels.
 
-    Not where layers share them, for their gradients are sums over the layers.
+    Not where their gradients are sums, over layers that share them or over the towers of an embedding model. (DeBERTa's shared projections are used twice, and that sum is rounded.)
     """
-    shared = blueprint.spec.encoder.layer_groups is not None
+    spec = blueprint.spec
+    shared = spec.encoder.layer_groups is not None or isinstance(spec, TaskSpec) and spec.kind == "embedding"
 
     def whole(path, param, axes, sharding):
         if axes[0] == "layers" and path[-1].key == "kernel" and not shared:

@@ -1,6 +1,6 @@
 """The plan of a config on GPUs, by arithmetic: nothing is compiled for them, so this says less than a TPU's plan and is less sure.
 
-Memory: weights, optimizer state and gradients as they are sharded, and what the forward pass keeps for the backward pass if nothing were fused, which is an
+Memory: weights and optimizer state as they are sharded, weights and gradients as a step computes with them, and what the forward pass keeps for the backward pass if nothing were fused, which is an
 upper bound. Time: model FLOPs at an assumed MFU, and the gradients' all-reduce after it, in bfloat16.
 """
 
@@ -111,12 +111,12 @@ def make_gpu_plan(config: dict[str, Any], cluster: GpuCluster, *, price: float |
     with Programs(cluster) as programs:
         for phase in phases:
             shapes = programs.shapes(phase.config)
-            gradients = shapes.weights
+            accumulated = shapes.num_params * 4 // (shapes.mesh["fsdp"] * shapes.mesh["tensor"]) if phase.config["accumulate"] > 1 else 0
             flops = shapes.model_flops * phase.config["batch_size"] / cluster.count
-            reduce_seconds = gpu_all_reduce_seconds(shapes.weights / 2, cluster)
+            reduce_seconds = gpu_all_reduce_seconds(shapes.gathered, cluster)  # gradients reduced and parameters gathered
             planned.append(GpuPhase(
                 name=phase.name, steps=phase.stop - phase.start, sequences=sum(stage.batch_size * (stage.stop - stage.start) for stage in phase.batch_stages),
-                config=phase.config, shapes=shapes, memory=shapes.weights + shapes.opt_state + gradients + shapes.frozen + shapes.batch + shapes.saved,
+                config=phase.config, shapes=shapes, memory=shapes.weights + shapes.opt_state + 2 * shapes.gathered + accumulated + shapes.frozen + shapes.batch + shapes.saved,
                 step_seconds=flops / cluster.gpu.peak_flops / ASSUMED_MFU + reduce_seconds, reduce_seconds=reduce_seconds,
             ))  # fmt: skip
     return GpuPlan(cluster, tuple(planned), price, config["checkpoint"]["keep"])

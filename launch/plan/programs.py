@@ -23,13 +23,14 @@ PLACEHOLDER_MASK_ID = 4  # where no data says it; only the metrics compare with 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """What a config comes to on a mesh. weights, opt_state, batch, frozen (a teacher's parameters): bytes of one device. state: bytes of the whole state, as in a checkpoint.
-    model_flops: of one sequence. saved: bytes that the forward pass of one micro-batch would keep on a device for the backward pass if the compiler
+    """What a config comes to on a mesh. weights, opt_state, batch, frozen (a teacher's parameters): bytes of one device. gathered: of the parameters as a step computes with them.
+    state: bytes of the whole state, as in a checkpoint. model_flops: of one sequence. saved: bytes that the forward pass of one micro-batch would keep on a device for the backward pass if the compiler
     fused nothing; only for GPUs, whose programs are not compiled."""
 
     mesh: dict[str, int]
     num_params: int
     weights: int
+    gathered: int
     opt_state: int
     batch: int
     state: int
@@ -155,9 +156,11 @@ def shapes_of(config: dict[str, Any], devices: list, *, with_saved: bool = False
     import jax
 
     from bert_jax.sharding import batch_sharding
+    from bert_jax.training.state import param_shardings, whole_params
     from launch.run import build_run
 
     run = build_run(config, PLACEHOLDER_MASK_ID, devices)
+    gathered = jax.eval_shape(lambda params: whole_params(run.blueprint, params, run.mesh, run.compute.dtype), run.abstract.params)
 
     def local(tree) -> int:
         leaves = jax.tree.leaves(tree)
@@ -169,6 +172,7 @@ def shapes_of(config: dict[str, Any], devices: list, *, with_saved: bool = False
         mesh=dict(run.mesh.shape),
         num_params=run.blueprint.num_params,
         weights=local(run.abstract.params),
+        gathered=local(jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), gathered, param_shardings(run.blueprint, run.mesh))),
         opt_state=local(run.abstract.opt_state),
         batch=local(batch),
         state=sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.abstract)),

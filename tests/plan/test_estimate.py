@@ -114,7 +114,7 @@ class Fits:
 
 def best_of(programs: Fits, search: bool):
     config = {"batch_size": 128, "accumulate": 1, "length": 512, "compute": {"remat": "none"}}
-    shapes = Shapes({"data": 4, "fsdp": 1, "tensor": 1}, 1, 1, 1, 1, 1, 1.0)
+    shapes = Shapes({"data": 4, "fsdp": 1, "tensor": 1}, 1, 1, 1, 1, 1, 1, 1.0)
     return plan.best_setting(Phase(0, "", 0, 1, "keep", config), V4, programs, shapes, None, search, lambda _: None)
 
 
