@@ -133,7 +133,8 @@ def _compile(lowered, options: dict[str, str] | None) -> dict[str, Any]:
 
 def _measured(said: dict[str, Any], topology: Slice) -> Measured:
     program = Program(said["text"])
-    costs, kernels, operations = Costs(program), program.kernels(), program.operations()
+    costs, kernels, chip = Costs(program), program.kernels(), topology.chip
+    operations = program.operations(lambda instruction, computation: costs.bytes(instruction, computation) * chip.clock * chip.devices / chip.hbm_bandwidth)
     arguments, outputs, aliased, temporaries, code = said["memory"].values()
     return Measured(
         flops=said["cost"]["flops"] + costs.repeated_flops(),

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,6 +18,7 @@ _SHAPE = re.compile(r"\b(pred|bf16|[suf]\d+|f8\w+|c64|c128)\[([\d,]*)\]")
 _OPCODE = re.compile(r" ([a-z][a-z0-9\-]*)\(")
 _CALLED = re.compile(r"\b(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+RUN_OVER = 2**63 - 1  # cycles of softmax over scores of gigabytes
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _ORIGIN = re.compile(r'op_name="([^"]*)"')
 _KERNEL_COST = re.compile(r'"cost_estimate":\s*(\{[^}]*\})')
@@ -161,22 +163,17 @@ class Program:
     def _named(self, computation: str) -> dict[str, Instruction]:
         return {instruction.name: instruction for instruction in self.computations[computation]}
 
-    def executed(self):
-        """(instruction, executions) of everything that runs in sequence."""
-        for name, count in self.times.items():
-            for instruction in self.computations[name]:
-                yield instruction, count
-
-    def operations(self) -> list[Operation]:
-        """All with expected cycles, the longest first."""
+    def operations(self, otherwise: Callable[[Instruction, str], float] = lambda instruction, computation: 0.0) -> list[Operation]:
+        """All with expected cycles, the longest first. otherwise: the cycles of an instruction of a computation for which the compiler's number has run over."""
         counts: collections.Counter = collections.Counter()
         cycles: collections.Counter = collections.Counter()
-        for instruction, count in self.executed():
-            if match := _CYCLES.search(instruction.attributes):
-                origin = _ORIGIN.search(instruction.attributes)
-                key = (origin[1].partition("/")[2] or origin[1] if origin else "", instruction.opcode)
-                counts[key] += count
-                cycles[key] += int(match[1]) * count
+        for name, count in self.times.items():
+            for instruction in self.computations[name]:
+                if match := _CYCLES.search(instruction.attributes):
+                    origin = _ORIGIN.search(instruction.attributes)
+                    key = (origin[1].partition("/")[2] or origin[1] if origin else "", instruction.opcode)
+                    counts[key] += count
+                    cycles[key] += (int(match[1]) if int(match[1]) < RUN_OVER else round(otherwise(instruction, name))) * count
         return [Operation(name, opcode, counts[name, opcode], total) for (name, opcode), total in cycles.most_common()]
 
     def kernels(self) -> list[Kernel]:

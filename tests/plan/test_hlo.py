@@ -17,6 +17,12 @@ def test_nested_loops_multiply(program):
     assert [(one.opcode, one.count, one.cycles) for one in program.operations()] == [("fusion", 37, 36 * 1000 + 7), ("convert", 3, 3 * 50)]
 
 
+def test_a_number_of_cycles_that_ran_over_is_not_believed():
+    """The compiler's of a softmax over 8 x 12 x 8192 x 8192 scores, which it counts in 64 bits."""
+    text = (Path(__file__).parent / "compiled_program.hlo.txt").read_text().replace('"estimated_cycles":"50"', '"estimated_cycles":"9223372036854775807"')
+    assert [(one.opcode, one.cycles) for one in Program(text).operations(lambda instruction, computation: 40.4 * (computation == "outer_body"))][1] == ("convert", 3 * 40)
+
+
 def test_collectives_with_sizes_groups_and_counts(program):
     found = {(one.kind, one.count): one for one in program.collectives(devices=4)}
     assert set(found) == {("all-gather", 36), ("reduce-scatter", 36), ("all-reduce", 1)}
