@@ -155,8 +155,8 @@ def update_shardings(abstract: TrainState, trained: Trained = EVERYTHING) -> Tre
     return jax.tree.map(lambda leaf: shard_over_data(leaf.sharding, leaf.shape) if zero1 else leaf.sharding, trained.of(abstract.params))
 
 
-def whole_params(blueprint: Blueprint, params: Tree, mesh: Mesh, dtype: jnp.dtype) -> Tree:
-    """Parameters of a TrainState, gathered over `data`; the matrices of layers in `dtype`, in which all that they are used for is computed: they are most of what travels.
+def whole_params(blueprint: Blueprint, params: Tree, mesh: Mesh, dtype: str) -> Tree:
+    """Parameters of a TrainState, gathered over `data`, float32; the matrices of layers in `dtype`, the compute's, in which all that they are used for is computed: they are most of what travels.
 
     Not where their gradients are sums, over layers that share them or over the towers of an embedding model. (DeBERTa's shared projections are used twice, and that sum is rounded.)
     """

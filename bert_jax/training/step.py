@@ -38,7 +38,7 @@ def make_train_step(
     What the blueprint's `trained` leaves out has neither gradient nor moments, and its bits stay. frozen: trees of ShapeDtypeStructs with shardings, of what the objective reads and nothing trains (a teacher's parameters).
     """
 
-    part, dtype = blueprint.trained, jnp.dtype(compute.dtype)
+    part = blueprint.trained
     pieces = update_shardings(abstract, part)
     compute = dataclasses.replace(compute, untrained_layers=part.layers)
     tx = optax.with_extra_args_support(tx)
@@ -76,7 +76,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: dict[str, jax.Array], key: jax.Array, *frozen: Tree):
         key = jax.random.fold_in(key, state.step)
         weights = objective.weights(batch)
-        grads, (losses, right) = gradients(batch, whole_params(blueprint, state.params, mesh, dtype), weights, key, *frozen)
+        grads, (losses, right) = gradients(batch, whole_params(blueprint, state.params, mesh, compute.dtype), weights, key, *frozen)
         params = jax.lax.with_sharding_constraint(part.of(state.params), pieces)
         grads = jax.tree.map(lambda leaf, param: leaf.astype(param.dtype), grads, params)
         report: dict[str, jax.Array] = {}
@@ -114,7 +114,7 @@ def make_eval_step(blueprint: Blueprint, objective: Objective, compute: Compute,
     """`eval_step(params, batch) -> metrics` without dropout; metrics: name -> (numerator, denominator)."""
 
     def eval_step(params, batch):
-        whole = whole_params(blueprint, params, mesh, jnp.dtype(compute.dtype))
+        whole = whole_params(blueprint, params, mesh, compute.dtype)
         losses, right = objective.sums(blueprint.model(whole), batch, key=None, compute=compute)
         return ratios(losses, right, objective.weights(batch))
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -61,7 +60,7 @@ def make_predictor(blueprint: Blueprint, compute: Compute, abstract_params: Tree
     compute, kind = dataclasses.replace(compute, remat="none"), blueprint.spec.kind
 
     def predict(params: Tree, batch: dict[str, jax.Array]):
-        model = blueprint.model(whole_params(blueprint, params, mesh, jnp.dtype(compute.dtype)))
+        model = blueprint.model(whole_params(blueprint, params, mesh, compute.dtype))
         if kind != "embedding":
             return model(batch, compute=compute)
         towers = [prefix for prefix in TOWERS if f"{prefix}input_ids" in batch]

@@ -1,7 +1,7 @@
 """The plan of a config on GPUs, by arithmetic: nothing is compiled for them, so this says less than a TPU's plan and is less sure.
 
 Memory: weights and optimizer state as they are sharded, weights and gradients as a step computes with them, and what the forward pass keeps for the backward pass if nothing were fused, which is an
-upper bound. Time: model FLOPs at an assumed MFU, and the gradients' all-reduce after it, in bfloat16.
+upper bound. Time: model FLOPs at an assumed MFU, and after it gradients reduced and weights gathered, as many bytes as an all-reduce.
 """
 
 import dataclasses

@@ -22,8 +22,10 @@ def test_every_config_has_a_slice_of_both_generations():
         assert {parse_topology(name).chip.name for name in chosen} == {"v3", "v4"}
 
 
-@pytest.mark.parametrize("name", [f"{config}.{topology}" for config, chosen in SLICES.items() for topology in chosen])
-def test_every_plan_is_recorded_and_fits(name):
+@pytest.mark.parametrize(("config", "topology"), [(config, topology) for config, chosen in SLICES.items() for topology in chosen])
+def test_every_plan_is_recorded_and_fits(config, topology):
+    name = f"{config}.{topology}"
+    assert RECORDED[name]["command"].split()[2:] == [f"--config={config}", f"--topology={topology}", *(f"--config.{override}" for override in SLICES[config][topology])]
     assert RECORDED[name]["fits"]
     assert all(phase["memory"] < phase["capacity"] for phase in RECORDED[name]["phases"])
     page = (ROOT / "docs" / "plans" / f"{name}.md").read_text()

@@ -137,7 +137,7 @@ def test_matrices_of_layers_travel_as_they_are_used(family, tiny):
     blueprint = make_blueprint(build_spec(FAMILIES[family]))
     params, batch = blueprint.init(jax.random.key(0)), device_fields(make_batch(0))
     params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)  # norms and biases too
-    whole = whole_params(blueprint, params, tiny.mesh, jnp.dtype("bfloat16"))
+    whole = whole_params(blueprint, params, tiny.mesh, "bfloat16")
     kinds = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.dtype for path, leaf in jax.tree.leaves_with_path(whole)}
     rounded = {name for name, kind in kinds.items() if kind == jnp.bfloat16}
     assert rounded == (set() if family == "albert" else {name for name in kinds if "/layers/" in name and name.endswith("kernel")})
